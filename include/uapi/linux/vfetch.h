@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * vfetch: memory of PCIe functions, shared with the host.
+ *
+ * This header is the manual of /dev/vfetchN, one node for each bound function
+ * (a PF or a VF). N stays with a PCI address for as long as the module is
+ * loaded. Nodes are created with mode 0600.
+ *
+ * SPACES. Each open() makes a *space*: memory of its own, in the function's
+ * device memory, that is reached through the file. A space holds 0 bytes until
+ * VFETCH_IOC_SET_SIZE. What was never written reads as zeros; what was written
+ * comes back; no other file ever sees it; the last close() frees and scrubs it.
+ * dup() and fork() share the space, a second open() does not.
+ *
+ * READ AND WRITE. read, pread, readv, write, pwrite, writev, splice, sendfile
+ * and io_uring move data by DMA between the caller's buffer and the space, at
+ * any offset, size and alignment. lseek() knows SEEK_SET, SEEK_CUR and SEEK_END.
+ *
+ *   - At or beyond the end, read returns 0 and write fails with ENOSPC. Across
+ *     the end both are short.
+ *   - A transfer that stops midway returns what it has moved; the error comes
+ *     with the next call.
+ *   - When write() returns, every read() that starts later sees its data.
+ *     Concurrent access to one page is atomic for aligned 8 bytes.
+ *   - O_NONBLOCK (and RWF_NOWAIT): EAGAIN rather than waiting for a free slot in
+ *     the device's queue, or for a recovery. A transfer that has been given to the device is
+ *     waited for (microseconds to milliseconds).
+ *   - A signal ends the wait for a slot or a recovery (EINTR, or a short count).
+ *     Only a fatal signal ends the wait for a transfer.
+ *
+ * Errors of read and write:
+ *   EFAULT   the caller's buffer is not all readable or writable
+ *   EAGAIN   see O_NONBLOCK
+ *   EINTR    a signal came before anything moved
+ *   EINVAL   negative offset
+ *   EIO      the transfer failed or timed out; or the page was lost (below)
+ *   ENODEV   the device is gone, or the function was unbound
+ *   ENOMEM   no kernel memory for the transfer
+ *   ENOSPC   write at or beyond the space's end
+ *
+ * LOST PAGES. A function reset (sysfs `reset`, or a recovery that a queue reset
+ * could not do) scrubs the function's memory. Pages that had contents are then
+ * *lost*: reading one is EIO, never zeros. A lost page ends being lost when it is
+ * overwritten as a whole by one write(), discarded (VFETCH_IOC_DISCARD), or cut off by SET_SIZE.
+ *
+ * POLL. POLLIN | POLLRDNORM: the space has a size, and no recovery is under way, so that
+ * a read would not wait for one. POLLOUT | POLLWRNORM: the same, and the ordinary queue
+ * has a free slot. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
+ *
+ * IOCTLS. A structure's size is part of the command, and structures grow at
+ * the end: a caller with a shorter structure gets, and sets, what it holds (the
+ * rest is 0); one with a longer structure must hold 0 in what the driver does not
+ * know (E2BIG otherwise) and gets 0 there. Layouts are the same for 32- and
+ * 64-bit callers. All numbers are in the machine's byte order.
+ *
+ * Errors of every ioctl:
+ *   ENOTTY   unknown command
+ *   EINVAL   unknown flag, reserved field not 0, or a structure too short to hold the required fields
+ *   E2BIG    unknown part of a longer structure is not 0
+ *   EFAULT   the structure is not readable or writable
+ *   ENODEV   the device is gone (GET_INFO and GET_STATS still answer)
+ */
+#ifndef _UAPI_LINUX_VFETCH_H
+#define _UAPI_LINUX_VFETCH_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Changes only when an old program would misunderstand a new driver. */
+#define VFETCH_ABI_VERSION	1
+
+#define VFETCH_IOC_MAGIC	0xA8
+
+/* Memory is managed in pages; larger decisions are made for blocks. */
+#define VFETCH_PAGE_BYTES	4096
+#define VFETCH_BLOCK_BYTES	2097152
+
+/* vfetch_info.kind */
+#define VFETCH_KIND_PF		0
+#define VFETCH_KIND_VF		1
+
+/* vfetch_info.state */
+#define VFETCH_STATE_READY	0
+#define VFETCH_STATE_RECOVERING	1	/* a queue or function reset is under way */
+#define VFETCH_STATE_GONE	2	/* removed, unbound, or beyond recovery */
+
+/**
+ * struct vfetch_info - what this function is
+ * @flags: in: must be 0
+ * @abi_version: VFETCH_ABI_VERSION of the driver
+ * @kind: VFETCH_KIND_*
+ * @state: VFETCH_STATE_*
+ * @function: 0 for the PF, n for its nth VF, counted from 1
+ * @node: N of /dev/vfetchN
+ * @pci_domain: PCI address of the function
+ * @pci_bus: bus number
+ * @pci_devfn: device number << 3 | PCI function number
+ * @vendor: PCI vendor id
+ * @device: PCI device id
+ * @queues: queue pairs in use
+ * @queue_entries: slots of each
+ * @transfer_max_bytes: largest single device transfer; read and write have no such limit
+ * @page_bytes: VFETCH_PAGE_BYTES
+ * @block_bytes: VFETCH_BLOCK_BYTES
+ * @memory_bytes: device memory of the function
+ * @free_bytes: of it, what SET_SIZE could still hand out
+ * @window_bytes: size of the function's window (BAR2)
+ * @link_latency_ns: of a transfer, as the device says
+ * @link_bytes_per_us: of the link that all functions of the device share
+ * @link_weight: this function's weight on it
+ * @generation: function resets that the driver has seen
+ * @pf_node: node of its PF; the same as @node for a PF; VFETCH_NODE_NONE when the PF is not bound here
+ * @space_bytes: size of this file's space
+ * @space_lost_pages: pages of this space that are lost
+ */
+struct vfetch_info {
+	__u32 flags;
+	__u32 abi_version;
+	__u32 kind;
+	__u32 state;
+	__u32 function;
+	__u32 node;
+	__u32 pci_domain;
+	__u16 pci_bus;
+	__u16 pci_devfn;
+	__u16 vendor;
+	__u16 device;
+	__u32 queues;
+	__u32 queue_entries;
+	__u32 transfer_max_bytes;
+	__u32 page_bytes;
+	__u32 block_bytes;
+	__u64 memory_bytes;
+	__u64 free_bytes;
+	__u64 window_bytes;
+	__u32 link_latency_ns;
+	__u32 link_bytes_per_us;
+	__u32 link_weight;
+	__u32 generation;
+	__u32 pf_node;
+	__u32 reserved;
+	__u64 space_bytes;
+	__u64 space_lost_pages;
+};
+
+#define VFETCH_NODE_NONE	0xffffffff
+
+/**
+ * struct vfetch_stats - counters of this function since it was bound
+ * @flags: in: must be 0
+ * @spaces: open files
+ * @reads: read calls that moved data
+ * @writes: write calls that moved data
+ * @read_bytes: given to callers
+ * @written_bytes: taken from callers
+ * @transfers: device transfers completed without error
+ * @transfer_errors: completed with an error of the device
+ * @to_host_bytes: moved from device memory by transfers
+ * @to_device_bytes: moved to device memory by transfers
+ * @scrubbed_bytes: device memory cleared before it was given on
+ * @zero_bytes: delivered as zeros without a transfer, since never written
+ * @timeouts: transfers given up after the time-out
+ * @queue_resets: queue resets by the driver
+ * @function_resets: function resets that the driver has seen or asked for
+ * @lost_pages: pages that lost their contents, ever
+ * @interrupts: handled
+ * @bad_completions: completions with an unknown, late or duplicate transaction id
+ * @slot_waits: times a caller waited for a queue slot
+ * @in_flight: transfers now
+ * @device_pages: pages that hold contents now
+ * @device_busy_ns: link time, as counted by the device since its last reset
+ * @device_wait_ns: time transfers waited for the link, likewise
+ * @device_errors: descriptors that the device refused or failed, likewise
+ * @device_queue_errors: likewise, times that a queue stopped
+ * @device_time_ns: device clock when the counters were read
+ */
+struct vfetch_stats {
+	__u32 flags;
+	__u32 spaces;
+	__u64 reads;
+	__u64 writes;
+	__u64 read_bytes;
+	__u64 written_bytes;
+	__u64 transfers;
+	__u64 transfer_errors;
+	__u64 to_host_bytes;
+	__u64 to_device_bytes;
+	__u64 scrubbed_bytes;
+	__u64 zero_bytes;
+	__u64 timeouts;
+	__u64 queue_resets;
+	__u64 function_resets;
+	__u64 lost_pages;
+	__u64 interrupts;
+	__u64 bad_completions;
+	__u64 slot_waits;
+	__u64 in_flight;
+	__u64 device_pages;
+	__u64 device_busy_ns;
+	__u64 device_wait_ns;
+	__u64 device_errors;
+	__u64 device_queue_errors;
+	__u64 device_time_ns;
+};
+
+/**
+ * struct vfetch_size - the size of this file's space
+ * @flags: in: must be 0
+ * @reserved: in: must be 0
+ * @bytes: in: new size, a multiple of VFETCH_PAGE_BYTES
+ *
+ * Room is taken from the function's memory at once, so that no later write
+ * fails for room. Growing keeps the contents and adds zeros. Shrinking discards
+ * what lies beyond the new end. 0 gives everything back.
+ *
+ * Errors: EINVAL not a multiple of the page; ENOSPC the function has not that
+ * much free, the size stays; ENOMEM no kernel memory, the size stays.
+ */
+struct vfetch_size {
+	__u32 flags;
+	__u32 reserved;
+	__u64 bytes;
+};
+
+/**
+ * struct vfetch_range - a part of this file's space
+ * @flags: in: must be 0
+ * @reserved: in: must be 0
+ * @offset: in: first byte, a multiple of VFETCH_PAGE_BYTES
+ * @bytes: in: length, a multiple of VFETCH_PAGE_BYTES
+ *
+ * VFETCH_IOC_DISCARD: the pages read as zeros again, lost ones included; their
+ * memory is scrubbed. The size stays.
+ *
+ * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space;
+ * EIO the device would not scrub: pages that could not be scrubbed are out of use and still read as zeros.
+ */
+struct vfetch_range {
+	__u32 flags;
+	__u32 reserved;
+	__u64 offset;
+	__u64 bytes;
+};
+
+#define VFETCH_IOC_GET_INFO	_IOWR(VFETCH_IOC_MAGIC, 0x00, struct vfetch_info)
+#define VFETCH_IOC_GET_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x01, struct vfetch_stats)
+#define VFETCH_IOC_SET_SIZE	_IOW(VFETCH_IOC_MAGIC, 0x02, struct vfetch_size)
+#define VFETCH_IOC_DISCARD	_IOW(VFETCH_IOC_MAGIC, 0x03, struct vfetch_range)
+
+#endif /* _UAPI_LINUX_VFETCH_H */
