@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What shim.c offers to rust/sys/shim.rs. */
+#ifndef VFETCH_SHIM_H
+#define VFETCH_SHIM_H
+
+#include <linux/types.h>
+
+struct device;
+struct file;
+struct pci_dev;
+
+struct file *vfetch_mapping_create(void);
+struct pci_dev *vfetch_pci_physfn(struct pci_dev *pdev);
+bool vfetch_pci_is_virtfn(struct pci_dev *pdev);
+int vfetch_pci_domain_nr(struct pci_dev *pdev);
+bool vfetch_dma_mapping_error(struct device *dev, dma_addr_t addr);
+
+#endif /* VFETCH_SHIM_H */
