@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! An open file of a function, and its memory.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::{
+        fd::{AsFd, BorrowedFd, RawFd},
+        unix::fs::FileExt,
+    },
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::{Mode, OFlags},
+    io::Errno,
+    process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags},
+};
+
+use crate::{sys, Error, Function, Info, Result, Stats, ABI_VERSION, PAGE_BYTES};
+
+/// Memory of one's own on a function: lives as long as the file that reaches it.
+///
+/// Threads may share a space (`&Space` does everything); forked children
+/// share it too. Every transfer is a DMA of the device to or from the buffer.
+#[derive(Debug)]
+pub struct Space {
+    file: File,
+    node: u32,
+}
+
+/// How to open a space; [`Space::open`] takes the defaults.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    nonblocking: bool,
+}
+
+impl Options {
+    /// Waits where needed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With `true`, reads and writes fail with [`Error::WouldBlock`] rather than waiting for
+    /// a free slot of the device's queue or for a recovery; [`Space::wait`] waits for those.
+    #[must_use]
+    pub fn nonblocking(mut self, yes: bool) -> Self {
+        self.nonblocking = yes;
+        self
+    }
+
+    /// Makes a space of 0 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PermissionDenied`], [`Error::Gone`], [`Error::NotVfetch`],
+    /// [`Error::AbiVersion`], or [`Error::Os`].
+    pub fn open(self, function: &Function) -> Result<Space> {
+        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+        flags.set(OFlags::NONBLOCK, self.nonblocking);
+        let path = &function.path;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::ACCESS | Errno::PERM => Error::PermissionDenied(path.clone()),
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => Error::Gone {
+                node: function.node,
+            },
+            _ => Error::Os {
+                what: format!("cannot open {}", path.display()),
+                errno,
+            },
+        })?;
+        Space::from_file(file.into(), &path.display().to_string())
+    }
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// A read would not wait for a recovery.
+    Readable,
+    /// A write would find a slot in the device's queue.
+    Writable,
+}
+
+/// How a space was found by [`Space::wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// A read would not wait for a recovery.
+    pub readable: bool,
+    /// The same, and the device's queue has a free slot.
+    pub writable: bool,
+    /// The space has lost pages.
+    pub lost: bool,
+    /// The device is gone.
+    pub gone: bool,
+}
+
+impl Space {
+    /// Makes a space of 0 bytes on a function.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::open`].
+    pub fn open(function: &Function) -> Result<Self> {
+        Options::new().open(function)
+    }
+
+    /// Takes over an open file of a node; `name` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotVfetch`] when it is a file of another kind, [`Error::AbiVersion`].
+    pub fn from_file(file: File, name: &str) -> Result<Self> {
+        let info = sys::get_info(file.as_fd()).map_err(|errno| match errno {
+            Errno::NOTTY | Errno::INVAL | Errno::OPNOTSUPP => Error::NotVfetch {
+                what: name.to_owned(),
+            },
+            _ => Error::Os {
+                what: format!("cannot ask {name} what it is"),
+                errno,
+            },
+        })?;
+        if info.abi_version != ABI_VERSION {
+            return Err(Error::AbiVersion {
+                driver: info.abi_version,
+            });
+        }
+        Ok(Self {
+            file,
+            node: info.node,
+        })
+    }
+
+    /// The space of a file that this process has open under the number `fd`, as a
+    /// shell hands it on with `exec 3<>/dev/vfetch0`. The number stays open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with `EBADF` when nothing is open there; as [`Space::from_file`].
+    pub fn inherited(fd: RawFd) -> Result<Self> {
+        let what = format!("file descriptor {fd}");
+        // A duplicate that the kernel makes by number: no borrowing of a number
+        // that may not be ours.
+        let file = pidfd_open(getpid(), PidfdFlags::empty())
+            .and_then(|this| pidfd_getfd(this, fd, PidfdGetfdFlags::empty()))
+            .map_err(|errno| Error::Os {
+                what: what.clone(),
+                errno,
+            })?;
+        Self::from_file(file.into(), &what)
+    }
+
+    /// N of `/dev/vfetchN`.
+    #[must_use]
+    pub fn node(&self) -> u32 {
+        self.node
+    }
+
+    /// Gives the space this many bytes, a multiple of [`PAGE_BYTES`]. Growing adds
+    /// zeros, shrinking discards what is beyond the new end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`]; [`Error::NoRoom`], after which the size is what it was;
+    /// [`Error::Gone`].
+    pub fn set_size(&self, bytes: u64) -> Result<()> {
+        aligned(bytes)?;
+        sys::set_size(self.as_fd(), bytes).map_err(|errno| match (errno, self.info()) {
+            (Errno::NOSPC, Ok(info)) => Error::NoRoom {
+                node: self.node,
+                wanted: bytes,
+                free: info.free_bytes.saturating_add(info.space_bytes),
+                memory: info.memory_bytes,
+            },
+            _ => self.failed("set the size of its space", errno),
+        })
+    }
+
+    /// The pages of `range` read as zeros again, lost ones too. Both ends are multiples of [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`]; [`Error::BeyondEnd`]; [`Error::Gone`];
+    /// [`Error::TransferFailed`] when the device would not scrub them.
+    pub fn discard(&self, range: Range<u64>) -> Result<()> {
+        aligned(range.start)?;
+        aligned(range.end)?;
+        let bytes = range.end.saturating_sub(range.start);
+        sys::discard(self.as_fd(), range.start, bytes).map_err(|errno| match errno {
+            Errno::RANGE => self.beyond_end(range.end),
+            Errno::IO => Error::TransferFailed {
+                node: self.node,
+                offset: range.start,
+            },
+            _ => self.failed("discard pages", errno),
+        })
+    }
+
+    /// What the function is, and the size of this space. Answers after the device is gone, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`].
+    pub fn info(&self) -> Result<Info> {
+        sys::get_info(self.as_fd()).map_err(|errno| self.failed("say what it is", errno))
+    }
+
+    /// What the function has done since it was bound. Answers after the device is gone, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`].
+    pub fn stats(&self) -> Result<Stats> {
+        sys::get_stats(self.as_fd()).map_err(|errno| self.failed("give its counters", errno))
+    }
+
+    /// Reads at `offset`, any alignment. Returns how many bytes came: fewer across the end, 0 at or beyond it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`], [`Error::TransferFailed`], [`Error::Gone`], [`Error::WouldBlock`],
+    /// [`Error::Os`] (with `EINTR` when a signal came first).
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.file
+            .read_at(buffer, offset)
+            .map_err(|error| self.io_failed(&error, offset))
+    }
+
+    /// Writes at `offset`, any alignment. Returns how many bytes went: fewer across the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::read_at`]; [`Error::BeyondEnd`] at or beyond the end.
+    pub fn write_at(&self, buffer: &[u8], offset: u64) -> Result<usize> {
+        self.file
+            .write_at(buffer, offset)
+            .map_err(|error| self.io_failed(&error, offset))
+    }
+
+    /// Reads all of `buffer`, going on after signals.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::read_at`]; [`Error::BeyondEnd`] when the space ends before the buffer is full.
+    pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, offset) {
+                Ok(0) => return Err(self.beyond_end(offset)),
+                Ok(n) => {
+                    buffer = buffer.get_mut(n..).unwrap_or_default();
+                    offset += n as u64;
+                }
+                Err(error) if error.errno() == Some(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buffer`, going on after signals.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::write_at`]. What came before the error is written.
+    pub fn write_all_at(&self, mut buffer: &[u8], mut offset: u64) -> Result<()> {
+        while !buffer.is_empty() {
+            match self.write_at(buffer, offset) {
+                Ok(0) => return Err(self.beyond_end(offset)),
+                Ok(n) => {
+                    buffer = buffer.get(n..).unwrap_or_default();
+                    offset += n as u64;
+                }
+                Err(error) if error.errno() == Some(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the space is ready for `interest`, has lost pages or is gone, or until
+    /// the time-out. `None` waits for ever; nothing is set in the answer after a time-out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`].
+    pub fn wait(&self, interest: Interest, timeout: Option<Duration>) -> Result<Readiness> {
+        let flags = match interest {
+            Interest::Readable => PollFlags::IN,
+            Interest::Writable => PollFlags::OUT,
+        };
+        let timeout = timeout.map(|t| {
+            Timespec::try_from(t).unwrap_or(Timespec {
+                tv_sec: i64::MAX,
+                tv_nsec: 0,
+            })
+        });
+        let mut fds = [PollFd::new(&self.file, flags)];
+        rustix::event::poll(&mut fds, timeout.as_ref())
+            .map_err(|errno| self.failed("be waited for", errno))?;
+        let found = fds[0].revents();
+        Ok(Readiness {
+            readable: found.contains(PollFlags::IN),
+            writable: found.contains(PollFlags::OUT),
+            lost: found.contains(PollFlags::ERR) && !found.contains(PollFlags::HUP),
+            gone: found.contains(PollFlags::HUP),
+        })
+    }
+
+    fn beyond_end(&self, offset: u64) -> Error {
+        let size = self.info().map_or(0, |info| info.space_bytes);
+        Error::BeyondEnd {
+            node: self.node,
+            offset,
+            size,
+        }
+    }
+
+    fn failed(&self, what: &str, errno: Errno) -> Error {
+        let node = self.node;
+        match errno {
+            Errno::NODEV => Error::Gone { node },
+            _ => Error::Os {
+                what: format!("vfetch{node} cannot {what}"),
+                errno,
+            },
+        }
+    }
+
+    /// What an error of read or write means; see the uapi header.
+    fn io_failed(&self, error: &io::Error, offset: u64) -> Error {
+        let node = self.node;
+        let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+        match errno {
+            Errno::IO => match self.info() {
+                Ok(info) if info.space_lost_pages > 0 => Error::Lost {
+                    node,
+                    offset,
+                    pages: info.space_lost_pages,
+                },
+                _ => Error::TransferFailed { node, offset },
+            },
+            Errno::NOSPC => self.beyond_end(offset),
+            Errno::AGAIN => Error::WouldBlock { node },
+            _ => self.failed("move data", errno),
+        }
+    }
+}
+
+fn aligned(value: u64) -> Result<()> {
+    if value % PAGE_BYTES == 0 {
+        Ok(())
+    } else {
+        Err(Error::Unaligned { value })
+    }
+}
+
+impl AsFd for Space {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Reads at the file's position, which forked children and duplicates share.
+impl io::Read for &Space {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+}
+
+/// Writes at the file's position. There is nothing to flush: a write that has returned is visible.
+impl io::Write for &Space {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        (&self.file).write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `SeekFrom::End` counts from the space's size.
+impl io::Seek for &Space {
+    fn seek(&mut self, position: io::SeekFrom) -> io::Result<u64> {
+        (&self.file).seek(position)
+    }
+}
+
+impl io::Read for Space {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl io::Write for Space {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        (&*self).write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl io::Seek for Space {
+    fn seek(&mut self, position: io::SeekFrom) -> io::Result<u64> {
+        (&*self).seek(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{Function, Role};
+
+    /// A space whose file is an ordinary one: its reads and writes work, its ioctls do not.
+    fn on_ordinary_file(contents: &[u8]) -> Space {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(contents, 0).unwrap();
+        Space { file, node: 4 }
+    }
+
+    fn function(path: &str) -> Function {
+        Function {
+            node: 4,
+            address: "0000:01:00.0".parse().unwrap(),
+            role: Role::Pf,
+            pf: None,
+            vfs: None,
+            path: PathBuf::from(path),
+        }
+    }
+
+    #[test]
+    fn another_kind_of_file_is_not_taken_for_a_node() {
+        let error = Space::open(&function("/dev/null")).unwrap_err();
+        assert!(
+            matches!(&error, Error::NotVfetch { what } if what == "/dev/null"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_no_more_is_gone() {
+        let error = Space::open(&function("/dev/vfetch-none")).unwrap_err();
+        assert!(matches!(error, Error::Gone { node: 4 }), "{error}");
+    }
+
+    #[test]
+    fn an_inherited_number_must_be_open_and_a_node() {
+        let error = Space::inherited(999_999).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::BADF), "{error}");
+        let file = File::open("/dev/null").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        assert!(matches!(Space::inherited(fd), Err(Error::NotVfetch { .. })));
+    }
+
+    #[test]
+    fn unaligned_sizes_are_refused_before_the_driver_is_asked() {
+        let space = on_ordinary_file(b"");
+        assert!(matches!(
+            space.set_size(4097),
+            Err(Error::Unaligned { value: 4097 })
+        ));
+        assert!(matches!(
+            space.discard(0..1),
+            Err(Error::Unaligned { value: 1 })
+        ));
+    }
+
+    #[test]
+    fn exact_reads_and_writes_go_on_until_the_end() {
+        let space = on_ordinary_file(b"0123456789");
+        space.write_all_at(b"ab", 4).unwrap();
+        let mut buffer = [0; 4];
+        space.read_exact_at(&mut buffer, 3).unwrap();
+        assert_eq!(&buffer, b"3ab6");
+        let error = space.read_exact_at(&mut buffer, 8).unwrap_err();
+        assert!(
+            matches!(error, Error::BeyondEnd { offset: 10, .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn errnos_of_transfers_become_what_they_mean() {
+        let space = on_ordinary_file(b"");
+        let meaning = |errno: Errno| space.io_failed(&io::Error::from(errno), 8);
+        assert!(matches!(
+            meaning(Errno::IO),
+            Error::TransferFailed { offset: 8, .. }
+        ));
+        assert!(matches!(meaning(Errno::NODEV), Error::Gone { node: 4 }));
+        assert!(matches!(meaning(Errno::AGAIN), Error::WouldBlock { .. }));
+        assert!(matches!(meaning(Errno::NOSPC), Error::BeyondEnd { .. }));
+        assert_eq!(meaning(Errno::FAULT).errno(), Some(Errno::FAULT));
+    }
+
+    #[test]
+    fn an_ordinary_file_is_ready_at_once() {
+        let space = on_ordinary_file(b"x");
+        let ready = space
+            .wait(Interest::Writable, Some(Duration::ZERO))
+            .unwrap();
+        assert!(ready.writable && !ready.gone && !ready.lost);
+    }
+}

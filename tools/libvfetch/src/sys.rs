@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The ioctls. The only module with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+
+use rustix::{
+    io::Result,
+    ioctl::{ioctl, Opcode, Setter, Updater},
+};
+
+use crate::uapi;
+
+const GET_INFO: Opcode = uapi::LIBVFETCH_GET_INFO;
+const GET_STATS: Opcode = uapi::LIBVFETCH_GET_STATS;
+const SET_SIZE: Opcode = uapi::LIBVFETCH_SET_SIZE;
+const DISCARD: Opcode = uapi::LIBVFETCH_DISCARD;
+
+/// `VFETCH_IOC_GET_INFO`.
+pub(crate) fn get_info(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_info> {
+    let mut info = uapi::vfetch_info::default();
+    // SAFETY: The command carries the size of this very structure, which is plain
+    // integers; the driver reads and writes that many bytes and keeps no pointer.
+    // A file of another kind refuses the command.
+    unsafe { ioctl(fd, Updater::<GET_INFO, _>::new(&mut info))? };
+    Ok(info)
+}
+
+/// `VFETCH_IOC_GET_STATS`.
+pub(crate) fn get_stats(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_stats> {
+    let mut stats = uapi::vfetch_stats::default();
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<GET_STATS, _>::new(&mut stats))? };
+    Ok(stats)
+}
+
+/// `VFETCH_IOC_SET_SIZE`.
+pub(crate) fn set_size(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
+    let size = uapi::vfetch_size {
+        bytes,
+        ..Default::default()
+    };
+    // SAFETY: The command carries the size of this structure; the driver only reads it.
+    unsafe { ioctl(fd, Setter::<SET_SIZE, _>::new(size)) }
+}
+
+/// `VFETCH_IOC_DISCARD`.
+pub(crate) fn discard(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<()> {
+    let range = uapi::vfetch_range {
+        offset,
+        bytes,
+        ..Default::default()
+    };
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(fd, Setter::<DISCARD, _>::new(range)) }
+}
