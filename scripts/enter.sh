@@ -24,11 +24,12 @@ for f in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt; do
 done
 
 keep=()
-for v in VFETCH_CACHE VFETCH_TOP CI TERM COLUMNS MAKEFLAGS \
-         http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+# No MAKEFLAGS: the variables in it would override kbuild's own.
+for v in CI TERM COLUMNS http_proxy https_proxy no_proxy \
+         HTTP_PROXY HTTPS_PROXY NO_PROXY; do
   if [ -n "${!v:-}" ]; then keep+=("$v=${!v}"); fi
 done
-while IFS= read -r v; do keep+=("$v=${!v}"); done < <(compgen -e | grep -E '^(VFETCH_[A-Z_]+|CARGO_REGISTRIES_[A-Z_]+|PROPTEST_[A-Z_]+|V|SMP|MEM|VFS|ICOUNT|IOMMU|KERNEL|TIMEOUT)$')
+while IFS= read -r v; do keep+=("$v=${!v}"); done < <(compgen -e | grep -E '^(VFETCH_[A-Z_]+|CARGO_REGISTRIES_[A-Z_]+|PROPTEST_[A-Z_]+)$')
 exec env -i HOME="$VFETCH_CACHE/home" PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
   CARGO_HOME="$VFETCH_CACHE/cargo" SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
   CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt "${keep[@]}" \

@@ -29,7 +29,27 @@ key() {
 
 # As root or as a user who maps its subordinate ids: "root" in the sandbox.
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else unshare --map-root-user --map-auto -- "$@"; fi
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif ! command -v newuidmap >/dev/null; then
+    die "an ordinary user needs 'newuidmap' ('apt-get install uidmap' as root) and ranges in /etc/subuid and /etc/subgid"
+  else
+    unshare --map-root-user --map-auto -- "$@"
+  fi
+}
+
+# Removes what NAME's earlier steps left: half-made folders that nobody is at,
+# and finished ones that were not used for two weeks.
+step_prune() {
+  local dir lock
+  for dir in "$VFETCH_CACHE/$1"-????????????.part; do
+    [ -e "$dir" ] || continue
+    exec {lock}>"$VFETCH_CACHE/lock/$(basename "$dir" .part)"
+    if flock -n "$lock"; then as_root rm -rf "$dir"; fi
+    exec {lock}>&-
+  done
+  find "$VFETCH_CACHE" -mindepth 1 -maxdepth 1 -name "$1-????????????" -mtime +14 -print0 |
+    while IFS= read -r -d '' dir; do as_root rm -rf "$dir"; done
 }
 
 # step NAME KEY FUNCTION ["what is being done (how long)"]
@@ -38,10 +58,10 @@ as_root() {
 # printed every few seconds meanwhile.
 step() {
   local name=$1 key=$2 make=$3 what=${4:-$1}
-  local dir="$VFETCH_CACHE/$name-$key" log rc start
+  local dir="$VFETCH_CACHE/$name-$key" log rc start job free step_lock
   REPLY=$dir
-  [ -e "$dir" ] && return 0
-  local free
+  # The time of the last use, for step_prune.
+  if [ -e "$dir" ]; then touch -c "$dir"; return 0; fi
   log="$VFETCH_CACHE/log/$name-$key.log"
   mkdir -p "$VFETCH_CACHE/log" "$VFETCH_CACHE/lock"
   exec {step_lock}>"$VFETCH_CACHE/lock/$name-$key"
@@ -57,24 +77,30 @@ step() {
     as_root rm -rf "$dir.part"
     start=$SECONDS
     say "$what"
-    (set -euo pipefail; "$make" "$dir.part") >"$log" 2>&1 </dev/null &
-    local job=$!
-    # An interrupt ends the step too; its half-made folder is never renamed.
-    trap 'kill $(pgrep -P '"$job"') '"$job"' 2>/dev/null; exit 130' INT TERM
+    # A process group of its own: an interrupt ends all of the step, and waits
+    # for that. Its half-made folder is never renamed.
+    set -m
+    (set +m -euo pipefail; "$make" "$dir.part") >"$log" 2>&1 </dev/null &
+    job=$!
+    set +m
+    # shellcheck disable=SC2064 # the job of now
+    trap "kill -TERM -- -$job 2>/dev/null; wait $job 2>/dev/null; exit 130" INT TERM HUP
     while kill -0 "$job" 2>/dev/null; do
-      sleep 1
-      if (( (SECONDS - start) % 15 == 14 )); then
+      sleep 0.2
+      if (( SECONDS >= start + 10 )) && (( (SECONDS - start) % 15 == 14 )); then
         say "  … $((SECONDS - start)) s: $(tail -n1 "$log" | tr -cd '[:print:]' | cut -c1-90)"
+        sleep 1
       fi
     done
     rc=0; wait "$job" || rc=$?
-    trap - INT TERM
+    trap - INT TERM HUP
     if [ "$rc" != 0 ]; then
       tail -n 40 "$log" >&2
       die "$what failed (exit $rc); the whole log: $log"
     fi
     as_root mv -T "$dir.part" "$dir"
     say "  done in $((SECONDS - start)) s"
+    step_prune "$name"
   fi
   exec {step_lock}>&-
 }
@@ -86,4 +112,22 @@ sandbox_root() { [ -n "${VFETCH_SANDBOX:-}" ] || { VFETCH_SANDBOX=$("$VFETCH_TOP
 in_sandbox() {
   sandbox_root
   as_root unshare --mount --propagation=private -- "$VFETCH_TOP/scripts/enter.sh" "$VFETCH_SANDBOX" "$PWD" "$@"
+}
+
+# cargo_fetch: makes sure that the crates of Cargo.lock are in the cache, so
+# that every build after it is offline. Leaves CARGO_HOME's own locking to cargo.
+cargo_fetch() {
+  step crates "$(key "$(cat "$VFETCH_TOP/Cargo.lock")")" cargo_fetch_inside "fetching the crates of Cargo.lock"
+}
+cargo_fetch_inside() { mkdir -p "$1"; cd "$VFETCH_TOP"; in_sandbox cargo fetch --locked || in_sandbox cargo fetch --locked; }
+
+# in_cargo ARGUMENTS...: cargo in the sandbox, offline, for static programs that
+# run in the guest too. One target folder in the cache serves all checkouts:
+# cargo tells them apart by their paths and shares what they depend on.
+in_cargo() {
+  cargo_fetch
+  in_sandbox env CARGO_TARGET_DIR="$VFETCH_CACHE/target" CARGO_NET_OFFLINE=true \
+    CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu \
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static ${RUSTFLAGS:-}" \
+    cargo "$@"
 }

@@ -1,0 +1,396 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boots the guest, runs a command in it and ends with the command's status.
+
+Started by scripts/vm.sh, in the sandbox, which builds what is needed first.
+Its own failures have a status of their own:
+
+  124  the time limit was reached
+  125  the guest did not start, or ended before the command did
+  126  the command succeeded, but the guest's kernel reported a defect
+  130  interrupted
+
+QEMU gets its ends of the channels as open sockets; everything that it and the
+guest say is read here, in one loop. It is our child, dies with us (also when
+we are killed) and is always waited for.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import initramfs  # noqa: E402
+import klog  # noqa: E402
+
+TIMED_OUT, NOT_STARTED, REPORTED, INTERRUPTED = 124, 125, 126, 130
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def parse(argv):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--kernel", required=True, help="folder made by kernel.sh or kernel-debug.sh")
+    p.add_argument("--module", help="vfetch.ko")
+    p.add_argument("--device", help="vfetch-qemu.so; without it the guest has no vfetch device")
+    p.add_argument("--tool", action="append", default=[], help="a program for the guest's /usr/bin")
+    p.add_argument("--files", help="folder whose contents become /host")
+    p.add_argument("--modules", default="", help="further modules of the kernel to load first")
+    p.add_argument("--modargs", default="", help="parameters of vfetch.ko")
+    p.add_argument("--load", type=int, default=1, help="0: vfetch.ko is there but not loaded")
+    p.add_argument("--cmd", help="without it an interactive shell")
+    p.add_argument("--smp", type=int, default=2)
+    p.add_argument("--mem", default="1G")
+    p.add_argument("--vfs", type=int, default=0, help="VFs to switch on")
+    p.add_argument("--props", default="", help="properties of the device, e.g. total_vfs=63,x-test=on")
+    p.add_argument("--icount", type=int, help="deterministic virtual time, 2^N ns an instruction")
+    p.add_argument("--iommu", type=int, default=0)
+    p.add_argument("--qmp", type=int, default=0, help="1: the guest may issue QMP commands")
+    p.add_argument("--accel", choices=("tcg", "kvm"), default="tcg")
+    p.add_argument("--append", default="", help="more of the kernel's command line")
+    p.add_argument("--qemu-args", default="", help="more arguments for QEMU")
+    p.add_argument("--timeout", type=float, help="seconds of real time; default 120, for a shell none")
+    p.add_argument("--log", default=f"{TOP}/build/vm/kernel.log", help="where the guest's kernel log goes")
+    p.add_argument("--allow", action="append", default=[], help="regular expression: no defect, although it looks like one")
+    p.add_argument("--show", action="store_true", help="show QEMU's command line")
+    p.add_argument("--time", action="store_true", help="say at the end how long everything took")
+    a = p.parse_args(argv)
+    if a.cmd is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        p.error("no command and no terminal: give CMD='…', or run this in a terminal")
+    if a.timeout is None and a.cmd is not None:
+        a.timeout = 120
+    if a.icount is not None:
+        a.smp = 1
+    return a
+
+
+def say(text):
+    print(f"vm: {text}", file=sys.stderr, flush=True)
+
+
+def qemu_command(a, initrd, fds):
+    """QEMU's arguments; `fds`: our sockets' other ends, by channel."""
+    append = ("console=ttyS0,115200 loglevel=8 panic=-1 oops=panic nokaslr mitigations=off random.trust_cpu=on "
+              "tsc=reliable no_timer_check ia32_emulation=1")
+    cpu, accel = "max", "tcg,thread=multi"
+    cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+           "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/vmlinuz", "-initrd", initrd]
+    if a.accel == "kvm":
+        cpu, accel = "host", "kvm"
+    if a.icount is not None:
+        # One instruction takes 2^N ns and idle time none: virtual time depends on
+        # nothing outside the guest. String instructions cost one instruction an
+        # iteration here, so the kernel is kept from copying with them; random
+        # numbers come from a seed.
+        accel = "tcg,thread=single"
+        cpu = "max,-erms,-fsrm"
+        append += " init_on_alloc=0"
+        cmd += ["-icount", f"shift={a.icount},sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
+    machine = "q35"
+    if a.iommu:
+        machine += ",kernel-irqchip=split" if a.accel == "kvm" else ""
+        append += " intel_iommu=on iommu.strict=1"
+        # Before every device that is to be behind it.
+        cmd += ["-device", "intel-iommu,intremap=on" + (",caching-mode=off" if a.accel == "tcg" else "")]
+    cmd += ["-M", machine, "-accel", accel, "-cpu", cpu]
+
+    # Without ioeventfd the virtual CPU itself carries the data over: faster for
+    # short lines, and nothing depends on when another thread runs.
+    cmd += ["-device", "virtio-serial-pci,id=ports,ioeventfd=off,max_ports=16"]
+    number = 1
+    for name in ("status", "stdout", "stderr", "qmp"):
+        if name in fds:
+            cmd += ["-chardev", f"socket,id={name},fd={fds[name]}",
+                    "-device", f"virtserialport,bus=ports.0,nr={number},chardev={name},name={name}"]
+        number += 1
+    cmd += ["-chardev", f"socket,id=log,fd={fds['log']}", "-serial", "chardev:log",
+            "-chardev", f"socket,id=monitor,fd={fds['monitor']}", "-mon", "chardev=monitor,mode=control"]
+    if a.cmd is None:
+        cmd += ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "console",
+                "-device", "virtconsole,bus=ports.0,nr=8,chardev=console"]
+
+    cmd += ["-device", "pcie-root-port,id=rp0,chassis=1,slot=1"]
+    if a.device:
+        cmd += ["-device", "vfetch,bus=rp0,id=vf0" + ("," + a.props if a.props else "")]
+    cmd += shlex.split(a.qemu_args)
+    return cmd + ["-append", f"{append} {a.append}".strip()]
+
+
+class Vm:
+    def __init__(self, a, work):
+        self.a, self.work = a, work
+        self.log = bytearray()       # the guest's serial line
+        self.lines = {}              # unfinished lines, by channel
+        self.ended = None            # the command's status
+        self.failed = None           # why the guest could not run it
+        self.times = {}
+        self.replies = 0             # replies of our own QMP commands to drop
+        self.asked = []              # where a QMP reply goes: None (nobody) or "guest"
+        self.said_hello = False
+        self.select = selectors.DefaultSelector()
+        self.ours, theirs = {}, {}
+        names = ["status", "log", "monitor"]
+        if a.cmd is not None:
+            names += ["stdout", "stderr"]
+        if a.qmp:
+            names.append("qmp")
+        for name in names:
+            self.ours[name], theirs[name] = socket.socketpair()
+            self.ours[name].setblocking(False)
+            os.set_inheritable(theirs[name].fileno(), True)
+            self.select.register(self.ours[name], selectors.EVENT_READ, name)
+        fds = {n: s.fileno() for n, s in theirs.items()}
+        self.command = qemu_command(a, f"{work}/initramfs", fds)
+        env = dict(os.environ)
+        if a.device:
+            env["LD_PRELOAD"] = a.device
+        if a.show:
+            say(shlex.join(self.command))
+        self.start = time.monotonic()
+        self.qemu_errors = open(f"{work}/qemu", "w+b")
+        self.qemu = subprocess.Popen(self.command, pass_fds=fds.values(), env=env, preexec_fn=die_with_parent,
+                                     stdin=None if a.cmd is None else subprocess.DEVNULL,
+                                     stdout=None if a.cmd is None else self.qemu_errors, stderr=self.qemu_errors)
+        for s in theirs.values():
+            s.close()
+        self.ask({"execute": "qmp_capabilities"})
+
+    # ---- what comes in ----
+
+    def loop(self):
+        """Until QEMU has ended and all it said is read, or the time is up.
+        Returns whether it ended in time."""
+        limit = self.start + self.a.timeout if self.a.timeout else None
+        while self.select.get_map():
+            wait = 1.0
+            if limit is not None:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    return False
+                wait = min(wait, left)
+            self.read(wait)
+        self.qemu.wait()
+        return True
+
+    def read(self, wait):
+        for key, _ in self.select.select(wait):
+            try:
+                data = key.fileobj.recv(1 << 16)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.select.unregister(key.fileobj)
+                continue
+            self.got(key.data, data)
+
+    def got(self, channel, data):
+        if channel == "log":
+            self.log += data
+        elif channel in ("stdout", "stderr"):
+            out = sys.stdout.buffer if channel == "stdout" else sys.stderr.buffer
+            out.write(data)
+            out.flush()
+        else:
+            lines = (self.lines.get(channel, b"") + data).split(b"\n")
+            self.lines[channel] = lines.pop()
+            for line in lines:
+                getattr(self, "on_" + channel)(line.decode(errors="replace").strip())
+
+    def on_status(self, line):
+        word, _, rest = line.partition(" ")
+        self.times[word] = time.monotonic() - self.start
+        if word == "ready":
+            self.times["ready guest"] = float(rest)
+        elif word == "exit":
+            status, up = rest.split()
+            self.ended = int(status)
+            self.times["exit guest"] = float(up)
+        elif word == "fail":
+            self.failed = rest
+
+    # ---- QMP ----
+
+    def ask(self, command, answer_to=None):
+        self.asked.append(answer_to)
+        self.send("monitor", json.dumps(command))
+
+    def send(self, channel, text):
+        s = self.ours[channel]
+        s.setblocking(True)
+        try:
+            s.sendall(text.encode() + b"\n")
+        except OSError:
+            pass  # QEMU has gone; the loop notices
+        s.setblocking(False)
+
+    def on_monitor(self, line):
+        if not line:
+            return
+        reply = json.loads(line)
+        if "return" not in reply and "error" not in reply:
+            return  # the greeting, or an event
+        if self.asked and self.asked.pop(0) == "guest":
+            self.send("qmp", json.dumps(reply))
+
+    def on_qmp(self, line):
+        """A line from the guest's qmp program."""
+        if not line:
+            return
+        try:
+            command = json.loads(line)
+            if not isinstance(command, dict):
+                raise ValueError("not an object")
+        except ValueError as e:
+            self.send("qmp", json.dumps({"error": {"class": "GenericError", "desc": f"not JSON: {e}"}}))
+            return
+        self.ask(command, "guest")
+
+    # ---- the end ----
+
+    def show_hang(self):
+        """Asks the guest's kernel what its tasks and CPUs are doing: a break and a
+        SysRq key on the serial line, twice."""
+        for keyname in "wl":
+            self.ask({"execute": "chardev-send-break", "arguments": {"id": "log"}})
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end and self.select.get_map():
+                self.read(0.1)
+            try:
+                self.ours["log"].send(keyname.encode())
+            except OSError:
+                return
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end and self.select.get_map():
+                self.read(0.1)
+
+    def kill(self):
+        if self.qemu.poll() is None:
+            self.qemu.kill()
+        self.qemu.wait()
+
+    def log_text(self):
+        return self.log.decode(errors="replace").replace("\r", "")
+
+    def qemu_said(self):
+        self.qemu_errors.seek(0)
+        return self.qemu_errors.read().decode(errors="replace").strip()
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def tail(text, lines=25):
+    return "\n".join("    " + l for l in text.splitlines()[-lines:])
+
+
+def judge(vm, in_time):
+    """Says what went wrong, returns the exit status."""
+    a, log = vm.a, vm.log_text()
+    allowed = klog.read_allowed(f"{TOP}/tests/guest/klog-allow.txt") + a.allow
+    # What the time limit made us ask the kernel for is no report of its own.
+    judged = log.split("sysrq: ", 1)[0] if not in_time else log
+    reports = klog.find(judged, allowed)
+    if reports:
+        say("the guest's kernel reports:")
+        print("\n".join("    " + l for l in klog.around(log, reports).splitlines()), file=sys.stderr)
+    where = f"the kernel's log: {a.log}"
+    if not in_time:
+        what = "the command" if "ready" in vm.times else "the boot"
+        say(f"time limit: {what} did not end within {a.timeout:g} s (TIMEOUT= sets the limit); {where}")
+        if not reports:
+            print(tail(log, 60), file=sys.stderr)
+        return TIMED_OUT
+    if vm.failed is not None:
+        say(f"{vm.failed}; {where}")
+        if not reports:
+            print(tail(log), file=sys.stderr)
+        return NOT_STARTED
+    if vm.ended is None:
+        said = vm.qemu_said()
+        say(f"the guest ended before the command did (QEMU's exit status: {vm.qemu.returncode}); {where}")
+        if said:
+            print("    QEMU: " + said.replace("\n", "\n    "), file=sys.stderr)
+        if not reports:
+            print(tail(log), file=sys.stderr)
+        return NOT_STARTED
+    if vm.qemu.returncode != 0:
+        say(f"QEMU ended with status {vm.qemu.returncode} after the command: {vm.qemu_said()}")
+        return vm.ended or NOT_STARTED
+    if "reboot: Power down" not in log:
+        say(f"the guest did not power down cleanly; {where}")
+        return vm.ended or NOT_STARTED
+    if reports:
+        say(where)
+        return vm.ended or REPORTED
+    return vm.ended
+
+
+def interrupted(number, _frame):
+    raise KeyboardInterrupt(number)
+
+
+def main(argv):
+    a = parse(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    with open(f"{a.kernel}/release", encoding="ascii") as f:
+        release = f.read().strip()
+    modules = initramfs.kernel_modules(f"{a.kernel}/image", release, a.modules.split()) if a.modules else []
+    size = shutil.get_terminal_size()
+    conf = {"CMD": a.cmd or "", "SHELL": int(a.cmd is None), "VFS": a.vfs, "MODARGS": a.modargs, "LOAD": a.load,
+            "ROWS": size.lines, "COLS": size.columns}
+    status = NOT_STARTED
+    with tempfile.TemporaryDirectory(prefix="vfetch-vm-") as work:
+        initramfs.make(f"{work}/initramfs", top=TOP, files=a.files, conf=conf, tools=a.tool, module=a.module,
+                       modules=modules, qmp=bool(a.qmp))
+        vm = Vm(a, work)
+        try:
+            if a.cmd is None:
+                say("a shell in the guest; 'exit' or ctrl-a x ends it")
+            in_time = vm.loop()
+            if not in_time:
+                vm.show_hang()
+            vm.kill()
+            save_log(vm)
+            # ctrl-a x at the shell's prompt is a way to leave, not a failure.
+            if a.cmd is None and vm.ended is None and "ready" in vm.times and vm.qemu.returncode == 0:
+                vm.ended = 0
+                vm.log += b"reboot: Power down"
+            status = judge(vm, in_time)
+        except KeyboardInterrupt as e:
+            save_log(vm)
+            status = 128 + int(e.args[0]) if e.args else INTERRUPTED
+            say("interrupted")
+        finally:
+            vm.kill()
+        if a.time:
+            t = vm.times
+            say(f"ready after {t.get('ready', 0):.1f} s (guest {t.get('ready guest', 0):.2f} s), command took "
+                f"{t.get('exit', 0) - t.get('ready', 0):.2f} s (guest "
+                f"{t.get('exit guest', 0) - t.get('ready guest', 0):.2f} s), all {time.monotonic() - vm.start:.1f} s")
+    return status
+
+
+def save_log(vm):
+    os.makedirs(os.path.dirname(vm.a.log), exist_ok=True)
+    part = f"{vm.a.log}.{os.getpid()}"
+    with open(part, "w", encoding="utf-8") as f:
+        f.write(vm.log_text())
+    os.replace(part, vm.a.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

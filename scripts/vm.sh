@@ -1,0 +1,84 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Boots the guest, runs a command there and exits with its status, after
+# making whatever is needed for it. `make vm` calls this; all settings are
+# environment variables:
+#
+#   CMD      what to run, by sh, in /host; without it an interactive shell
+#   FILES    files and folders that are copied to /host
+#   SMP MEM  processors (2) and memory (1G)
+#   VFS      how many VFs to switch on (0)
+#   DEVICE   more properties of the device, e.g. 'total_vfs=63,x-test=on';
+#            'none': no vfetch device
+#   MODARGS  parameters of vfetch.ko
+#   MODULE   'none': without vfetch.ko; 'noload': it is at
+#            /lib/modules/vfetch.ko and not loaded
+#   MODULES  modules of the kernel's own that are loaded first, e.g. vfio-pci
+#   TOOLS    'none': without the command-line tools
+#   KERNEL   stock or debug
+#   ICOUNT   N: deterministic virtual time, 2^N ns an instruction, one CPU
+#   IOMMU    1: an emulated IOMMU in front of the device
+#   QMP      1: the guest's program 'qmp' may give QEMU commands
+#   TIMEOUT  seconds (120)
+#   ACCEL    kvm: use it, at your own risk; the default is tcg
+#   APPEND   more of the kernel's command line
+#   QEMU_ARGS  more arguments for QEMU
+#   ALLOW    a regular expression: lines of the kernel's log that are no defect
+#   LOG      where the kernel's log goes (build/vm/kernel.log)
+#   TIME     1: say at the end how long it all took
+#   V        1: show QEMU's command line
+. "$(dirname "$0")/lib.sh"
+
+kernel=${KERNEL:-stock}
+case $kernel in
+stock) folder=$("$VFETCH_TOP/scripts/kernel.sh") ;;
+debug) folder=$("$VFETCH_TOP/scripts/kernel-debug.sh") ;;
+*) die "KERNEL=$kernel: it is 'stock' or 'debug'" ;;
+esac
+
+args=(--kernel "$folder" --smp "${SMP:-2}" --mem "${MEM:-1G}" --vfs "${VFS:-0}" --accel "${ACCEL:-tcg}"
+  --log "${LOG:-$VFETCH_TOP/build/vm/kernel.log}" --iommu "${IOMMU:-0}" --qmp "${QMP:-0}"
+  "--modargs=${MODARGS:-}" "--modules=${MODULES:-}" "--append=${APPEND:-}" "--qemu-args=${QEMU_ARGS:-}")
+
+case ${MODULE:-} in
+none) ;;
+''|noload)
+  module=$("$VFETCH_TOP/scripts/module.sh" "$kernel")
+  args+=(--module "$module")
+  if [ "${MODULE:-}" = noload ]; then args+=(--load 0); fi ;;
+*) die "MODULE=$MODULE: it is 'none', 'noload' or nothing" ;;
+esac
+
+if [ "${DEVICE:-}" != none ]; then
+  device=$("$VFETCH_TOP/scripts/device.sh")
+  args+=(--device "$device" "--props=${DEVICE:-}")
+fi
+
+if [ "${TOOLS:-}" != none ]; then
+  tools=$("$VFETCH_TOP/scripts/tools.sh")
+  for t in $tools; do args+=(--tool "$t"); done
+fi
+
+# What goes to the guest may lie where the sandbox does not see it.
+if [ -n "${FILES:-}" ]; then
+  staged=$(mktemp -d "$VFETCH_CACHE/files.XXXXXX")
+  trap 'rm -rf "$staged"' EXIT
+  for f in $FILES; do
+    [ -e "$f" ] || die "FILES: there is no '$f'"
+    cp -RL --preserve=mode "$f" "$staged/"
+  done
+  args+=(--files "$staged")
+fi
+
+if [ -n "${CMD:-}" ]; then args+=("--cmd=$CMD"); fi
+if [ -n "${ICOUNT:-}" ]; then args+=(--icount "$ICOUNT"); fi
+if [ -n "${TIMEOUT:-}" ]; then args+=(--timeout "$TIMEOUT"); fi
+if [ -n "${ALLOW:-}" ]; then args+=("--allow=$ALLOW"); fi
+if [ "${TIME:-}" = 1 ]; then args+=(--time); fi
+if [ "${V:-}" = 1 ]; then args+=(--show); fi
+
+cd "$VFETCH_TOP"
+rc=0
+in_sandbox python3 scripts/vm.py "${args[@]}" || rc=$?
+exit "$rc"
