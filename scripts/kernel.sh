@@ -6,7 +6,8 @@
 #
 #   release   the kernel's name, e.g. 7.3.4+deb13-amd64
 #   tree/     the prepared source: make -C tree M=… LOCALVERSION=… modules
-#   vmlinuz   what QEMU boots
+#   kernel.elf  what QEMU boots: the image's own kernel, unpacked already, which
+#             saves the guest a second
 #   image/    the image's own modules, in lib/modules, with their dependencies
 #
 # The newest 7.3.x for which source, headers, image and modules are all there
@@ -31,10 +32,16 @@ choose() {
   return 1
 }
 
+# What the tree's Rust metadata is made with, and bound to.
+toolchain() {
+  awk -v RS= '/(^|\n)Package: (rustc|bindgen|gcc|pahole|libclang-rt[^\n]*)\n/' "$VFETCH_SANDBOX/var/lib/dpkg/status" |
+    grep -E '^(Package|Version):'
+}
+
 # Runs in the sandbox.
 fetch_inside() {
   cd "$1"
-  apt-get update -qq
+  apt_update
   local version name
   read -r version name < <(choose)
   [ -n "$name" ] || exit 1
@@ -53,6 +60,7 @@ fetch_inside() {
   cp "unpacked/usr/lib/modules/$name/vmlinuz.unsigned" vmlinuz
   mkdir -p image/lib && cp -r unpacked/usr/lib/modules image/lib/
   depmod -b image "$name"
+  unpack_image vmlinuz kernel.elf
   rm -rf unpacked
 
   echo "preparing the tree"
@@ -66,6 +74,21 @@ fetch_inside() {
   echo "$name" > ../release
   echo "$version" > ../package-version
   rm -rf ../headers
+}
+
+# The ELF file inside a bzImage; QEMU starts it by its PVH entry. The header is
+# described in Documentation/arch/x86/boot.rst.
+unpack_image() {
+  python3 - "$1" <<'PYTHON' | zstd -dcq >"$2" || true # zstd dislikes the length behind its stream
+import struct, sys
+image = open(sys.argv[1], "rb").read()
+assert image[0x202:0x206] == b"HdrS", "not a bzImage"
+offset, length = struct.unpack_from("<II", image, 0x248)
+start = (image[0x1f1] + 1) * 512 + offset
+sys.stdout.buffer.write(image[start:start + length])
+PYTHON
+  readelf -h "$2" >/dev/null
+  readelf -n "$2" | grep -q Xen || { echo "the kernel has no PVH entry"; exit 1; }
 }
 
 # With MODVERSIONS off nothing else notices when these do not belong together.
@@ -88,5 +111,6 @@ check() {
 if [ "${1:-}" = --inside ]; then fetch_inside "$2"; exit; fi
 
 build() { mkdir -p "$1"; in_sandbox "$VFETCH_TOP/scripts/kernel.sh" --inside "$1"; }
-step kernel "$(key "$series" "$(sed -n '/^choose()/,/^if /p' "$0")")" build "fetching the stock kernel and preparing its tree (about 4 minutes)"
+sandbox_root
+step kernel "$(key "$series" "$(toolchain)" "$(sed -n '/^choose()/,/^if /p' "$0")")" build "fetching the stock kernel and preparing its tree (about 4 minutes)"
 echo "$REPLY"

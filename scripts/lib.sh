@@ -114,6 +114,9 @@ in_sandbox() {
   as_root unshare --mount --propagation=private -- "$VFETCH_TOP/scripts/enter.sh" "$VFETCH_SANDBOX" "$PWD" "$@"
 }
 
+# In the sandbox: brings apt's lists up to date; two steps may want to at once.
+apt_update() { flock /var/lib/apt/vfetch.lock apt-get update -qq; }
+
 # cargo_fetch: makes sure that the crates of Cargo.lock are in the cache, so
 # that every build after it is offline. Leaves CARGO_HOME's own locking to cargo.
 cargo_fetch() {

@@ -18,7 +18,7 @@ packages=(
   dpkg-dev libfdt-dev libglib2.0-dev libpixman-1-dev meson ninja-build pkg-config python3
   python3-packaging python3-pycotap python3-setuptools python3-venv qemu-system-x86
   # checks
-  clang-format shellcheck strace valgrind
+  clang-format python3-pyflakes shellcheck strace valgrind
 )
 
 mirror() {

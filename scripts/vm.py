@@ -7,7 +7,7 @@ Its own failures have a status of their own:
 
   124  the time limit was reached
   125  the guest did not start, or ended before the command did
-  126  the command succeeded, but the guest's kernel reported a defect
+  126  the guest's kernel reported a defect, and the command did not fail
   130  interrupted
 
 QEMU gets its ends of the channels as open sockets; everything that it and the
@@ -81,10 +81,10 @@ def say(text):
 def qemu_command(a, initrd, fds):
     """QEMU's arguments; `fds`: our sockets' other ends, by channel."""
     append = ("console=ttyS0,115200 loglevel=8 panic=-1 oops=panic nokaslr mitigations=off random.trust_cpu=on "
-              "tsc=reliable no_timer_check ia32_emulation=1")
+              "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1")
     cpu, accel = "max", "tcg,thread=multi"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-           "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/vmlinuz", "-initrd", initrd]
+           "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", initrd]
     if a.accel == "kvm":
         cpu, accel = "host", "kvm"
     if a.icount is not None:
@@ -275,6 +275,15 @@ class Vm:
             while time.monotonic() < end and self.select.get_map():
                 self.read(0.1)
 
+    def durations(self):
+        t = self.times
+        if "ready" in t:
+            yield f"ready after {t['ready']:.1f} s (guest {t['ready guest']:.2f} s)"
+        if "exit" in t:
+            yield (f"command took {t['exit'] - t['ready']:.2f} s "
+                   f"(guest {t['exit guest'] - t['ready guest']:.2f} s)")
+        yield f"all {time.monotonic() - self.start:.1f} s"
+
     def kill(self):
         if self.qemu.poll() is None:
             self.qemu.kill()
@@ -320,11 +329,13 @@ def judge(vm, in_time):
         return NOT_STARTED
     if vm.ended is None:
         said = vm.qemu_said()
-        say(f"the guest ended before the command did (QEMU's exit status: {vm.qemu.returncode}); {where}")
+        when = "while the command ran" if "ready" in vm.times else "while it booted"
+        say(f"the guest ended {when} (QEMU's exit status: {vm.qemu.returncode}); {where}")
         if said:
             print("    QEMU: " + said.replace("\n", "\n    "), file=sys.stderr)
-        if not reports:
-            print(tail(log), file=sys.stderr)
+        if reports:
+            return REPORTED
+        print(tail(log), file=sys.stderr)
         return NOT_STARTED
     if vm.qemu.returncode != 0:
         say(f"QEMU ended with status {vm.qemu.returncode} after the command: {vm.qemu_said()}")
@@ -377,10 +388,7 @@ def main(argv):
         finally:
             vm.kill()
         if a.time:
-            t = vm.times
-            say(f"ready after {t.get('ready', 0):.1f} s (guest {t.get('ready guest', 0):.2f} s), command took "
-                f"{t.get('exit', 0) - t.get('ready', 0):.2f} s (guest "
-                f"{t.get('exit guest', 0) - t.get('ready guest', 0):.2f} s), all {time.monotonic() - vm.start:.1f} s")
+            say(", ".join(vm.durations()))
     return status
 
 
