@@ -2,9 +2,18 @@
 
 //! The one place for `unsafe` and `bindings::`.
 //!
-//! Each module here is a safe wrapper of something that the kernel crate does not offer yet, written as if it were part of
-//! that crate: no policy, no knowledge of the device, and nothing that `driver` could misuse to
-//! break memory safety.
+//! Each module here is a safe wrapper of something that the kernel crate does not offer yet,
+//! written as if it were part of that crate: no policy, no knowledge of the device's protocol, and
+//! nothing that `driver` could use to break memory safety.
 
 pub(crate) mod abi;
-
+mod device;
+pub(crate) mod host_memory;
+pub(crate) mod ioctl;
+pub(crate) mod irq;
+pub(crate) mod node;
+pub(crate) mod pci;
+pub(crate) mod ring;
+mod shim;
+pub(crate) mod wait;
+pub(crate) mod work;

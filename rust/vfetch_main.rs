@@ -2,6 +2,7 @@
 
 //! vfetch: memory of PCIe functions, shared with the host.
 
+#[allow(dead_code, unused)]
 mod sys;
 
 use kernel::prelude::*;

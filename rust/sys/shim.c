@@ -5,12 +5,15 @@
  * decides anything.
  */
 #include <linux/anon_inodes.h>
+#include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/uio.h>
+#include <linux/wait.h>
 
 #include "shim.h"
 
@@ -19,8 +22,7 @@ static const struct file_operations vfetch_mapping_fops = {
 };
 
 /*
- * A file whose only use is its address_space. Returns NULL-free: a file or an
- * ERR_PTR.
+ * A file whose only use is its address_space, or an ERR_PTR.
  */
 struct file *vfetch_mapping_create(void)
 {
@@ -34,7 +36,6 @@ struct pci_dev *vfetch_pci_physfn(struct pci_dev *pdev)
 	return pci_physfn(pdev);
 }
 
-/* Its position among the functions of its PF: 0 for a PF, n for the nth VF. */
 bool vfetch_pci_is_virtfn(struct pci_dev *pdev)
 {
 	return pdev->is_virtfn;
@@ -48,4 +49,19 @@ int vfetch_pci_domain_nr(struct pci_dev *pdev)
 bool vfetch_dma_mapping_error(struct device *dev, dma_addr_t addr)
 {
 	return dma_mapping_error(dev, addr);
+}
+
+bool vfetch_iter_will_pin(const struct iov_iter *iter)
+{
+	return iov_iter_extract_will_pin(iter);
+}
+
+phys_addr_t vfetch_page_to_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+bool vfetch_waitqueue_active(struct wait_queue_head *head)
+{
+	return waitqueue_active(head);
 }

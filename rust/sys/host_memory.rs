@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A caller's buffer as a device sees it: pinned, and mapped for DMA.
+
+use core::marker::PhantomData;
+
+use kernel::bindings;
+use kernel::device::{Bound, Device};
+use kernel::dma::{DataDirection, DmaAddress};
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use super::device::as_raw;
+use super::shim;
+
+/// A piece of a buffer that is contiguous for the device.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    /// Bus address of its first byte.
+    pub(crate) address: DmaAddress,
+    /// Its length, not 0.
+    pub(crate) bytes: u32,
+}
+
+/// How much of a buffer to take at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes; no more than a `u32` can hold are taken.
+    pub(crate) bytes: usize,
+    /// Pages, of which there are at least as many as segments.
+    pub(crate) pages: usize,
+}
+
+/// Part of a caller's buffer: pinned, and mapped for a device, until dropped.
+///
+/// The value must be dropped only when the device does not access the memory any more: that the
+/// device could write to it is what mapping it means.
+///
+/// # Invariants
+///
+/// - `pages` are valid for as long as the value lives: pinned by it if `pinned` says so, else
+///   part of the buffer, which lives for `'data`.
+/// - `segments` are mapped for `device` in `direction`.
+pub(crate) struct HostMemory<'dev, 'data> {
+    device: &'dev Device<Bound>,
+    direction: DataDirection,
+    pinned: bool,
+    pages: KVec<*mut bindings::page>,
+    segments: KVec<Segment>,
+    bytes: usize,
+    _data: PhantomData<&'data ()>,
+}
+
+impl<'dev, 'data> HostMemory<'dev, 'data> {
+    /// Takes the next bytes of a buffer that the device shall write, and moves the iterator on.
+    ///
+    /// It takes at least 1 byte and at most `limits`; fewer where the buffer ends or stops being
+    /// accessible. EFAULT when already its first byte is not, EINVAL when there is none, ENOMEM,
+    /// EIO when it cannot be mapped; the iterator may have moved then.
+    pub(crate) fn from_dest(
+        device: &'dev Device<Bound>,
+        iter: &mut IovIterDest<'data>,
+        limits: Limits,
+    ) -> Result<Self> {
+        // SAFETY: The iterator is valid, and its buffer is for `'data`.
+        unsafe { Self::new(device, iter.as_raw(), DataDirection::FromDevice, limits) }
+    }
+
+    /// The same for a buffer that the device shall read.
+    pub(crate) fn from_source(
+        device: &'dev Device<Bound>,
+        iter: &mut IovIterSource<'data>,
+        limits: Limits,
+    ) -> Result<Self> {
+        // SAFETY: The iterator is valid, and its buffer is for `'data`.
+        unsafe { Self::new(device, iter.as_raw(), DataDirection::ToDevice, limits) }
+    }
+
+    /// # Safety
+    ///
+    /// `iter` is a valid iterator over a buffer that is valid for `'data`, to be written if the
+    /// direction is `FromDevice` and to be read if it is `ToDevice`.
+    unsafe fn new(
+        device: &'dev Device<Bound>,
+        iter: *mut bindings::iov_iter,
+        direction: DataDirection,
+        limits: Limits,
+    ) -> Result<Self> {
+        let most_bytes = limits.bytes.min(u32::MAX as usize);
+        // INVARIANT: No pages, no segments.
+        let mut this = Self {
+            device,
+            direction,
+            // SAFETY: `iter` is valid.
+            pinned: unsafe { shim::vfetch_iter_will_pin(iter) },
+            pages: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
+            segments: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
+            bytes: 0,
+            _data: PhantomData,
+        };
+        let mut run = Run::EMPTY;
+        while this.bytes < most_bytes {
+            let first = this.pages.len();
+            let room = this.pages.spare_capacity_mut();
+            // There may be more room than was asked for.
+            let most_pages = room.len().min(limits.pages.saturating_sub(first));
+            if most_pages == 0 {
+                break;
+            }
+            let mut pages = room.as_mut_ptr().cast::<*mut bindings::page>();
+            let mut offset = 0;
+            // SAFETY: `iter` is valid; `pages` has room for `most_pages` pointers, and since it is not
+            // null the function does not allocate an array of its own.
+            let taken = unsafe {
+                bindings::iov_iter_extract_pages(
+                    iter,
+                    &mut pages,
+                    most_bytes - this.bytes,
+                    // CAST: far fewer than `u32::MAX`.
+                    most_pages as u32,
+                    0,
+                    &mut offset,
+                )
+            };
+            let taken = match usize::try_from(taken) {
+                Ok(0) => break,
+                Ok(taken) => taken,
+                // What was taken before the bad part is good.
+                Err(_) if this.bytes > 0 => break,
+                // CAST: an errno fits.
+                Err(_) => return Err(Error::from_errno(taken as i32)),
+            };
+            let count = offset.saturating_add(taken).div_ceil(PAGE_SIZE);
+            // SAFETY: The function has filled in that many pointers, within the capacity.
+            // INVARIANT: They are pinned, or part of the buffer.
+            unsafe { this.pages.inc_len(count) };
+            this.bytes += taken;
+            let mut left = taken;
+            for index in first..this.pages.len() {
+                let Some(page) = this.pages.get(index).copied() else {
+                    break;
+                };
+                let bytes = left.min(PAGE_SIZE - offset);
+                // SAFETY: The page is valid.
+                let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
+                if !run.extend(physical, bytes) {
+                    this.map(&run)?;
+                    run = Run::new(page, offset, physical, bytes);
+                }
+                left -= bytes;
+                offset = 0;
+            }
+        }
+        if this.bytes == 0 {
+            return Err(EINVAL);
+        }
+        this.map(&run)?;
+        Ok(this)
+    }
+
+    /// Maps `run` as the next segment. EIO when it cannot be mapped.
+    fn map(&mut self, run: &Run) -> Result {
+        if run.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: The device is bound. The run lies within pages that stay valid until `drop` has
+        // unmapped it, and are contiguous in physical memory.
+        let address = unsafe {
+            bindings::dma_map_page_attrs(
+                as_raw(self.device),
+                run.page,
+                run.offset,
+                run.bytes,
+                self.direction.into(),
+                0,
+            )
+        };
+        // SAFETY: The device is valid, and `address` is what mapping for it returned.
+        if unsafe { shim::vfetch_dma_mapping_error(as_raw(self.device), address) } {
+            return Err(EIO);
+        }
+        // INVARIANT: It is mapped. There is room, since there are no more segments than pages.
+        self.segments.push(
+            Segment {
+                address,
+                // CAST: no more than `most_bytes`.
+                bytes: run.bytes as u32,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(())
+    }
+
+    /// The memory for the device, in the buffer's order. At least one.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Bytes taken: the sum of the segments.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for HostMemory<'_, '_> {
+    fn drop(&mut self) {
+        for segment in &self.segments {
+            // SAFETY: By the invariants it is mapped like this.
+            unsafe {
+                bindings::dma_unmap_page_attrs(
+                    as_raw(self.device),
+                    segment.address,
+                    segment.bytes as usize,
+                    self.direction.into(),
+                    0,
+                )
+            };
+        }
+        if self.pinned {
+            let written = self.direction == DataDirection::FromDevice;
+            // SAFETY: By the invariants we hold a pin on each.
+            unsafe {
+                bindings::unpin_user_pages_dirty_lock(
+                    self.pages.as_mut_ptr(),
+                    self.pages.len(),
+                    written,
+                )
+            };
+        }
+    }
+}
+
+/// Neighbouring bytes of physical memory.
+struct Run {
+    page: *mut bindings::page,
+    offset: usize,
+    physical: u64,
+    bytes: usize,
+}
+
+impl Run {
+    const EMPTY: Self = Self {
+        page: core::ptr::null_mut(),
+        offset: 0,
+        physical: 0,
+        bytes: 0,
+    };
+
+    fn new(page: *mut bindings::page, offset: usize, physical: u64, bytes: usize) -> Self {
+        Self {
+            page,
+            offset,
+            physical,
+            bytes,
+        }
+    }
+
+    /// Adds `bytes` at `physical` if they follow, and says whether they did.
+    fn extend(&mut self, physical: u64, bytes: usize) -> bool {
+        let follows = self.bytes > 0 && self.physical + self.bytes as u64 == physical;
+        if follows {
+            self.bytes += bytes;
+        }
+        follows
+    }
+}

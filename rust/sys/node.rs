@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Character device nodes: misc devices with the file operations that the kernel crate's
+//! `MiscDevice` lacks (poll, llseek, splice), names made at run time, and an `address_space` for
+//! each open file.
+
+use core::marker::PhantomData;
+
+use kernel::bindings;
+use kernel::error::{from_err_ptr, from_result, to_result};
+use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
+use kernel::fs::File;
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::module::this_module;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::types::Opaque;
+
+use super::ioctl::Argument;
+use super::shim;
+use super::wait::Poll;
+
+/// How a read or a write was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    /// First byte in the file; not negative.
+    pub(crate) offset: u64,
+    /// The caller does not want to wait (`O_NONBLOCK`).
+    pub(crate) nonblocking: bool,
+}
+
+/// What is ready, as poll reports it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ready {
+    /// A read would not wait.
+    pub(crate) read: bool,
+    /// A write would not wait.
+    pub(crate) write: bool,
+    /// Something is wrong that the caller should look at.
+    pub(crate) error: bool,
+    /// The device is gone.
+    pub(crate) hangup: bool,
+}
+
+/// An open file of a node.
+#[vtable]
+pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
+    /// What all files of a node share.
+    type Context: Send + Sync + 'static;
+
+    /// Opens a file. Must not take a lock that is held around [`Node`]'s drop.
+    fn open(context: &Self::Context) -> Result<Pin<KBox<Self>>>;
+
+    /// Reads: how many bytes were copied to `to`. 0 at the end.
+    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Result<usize>;
+
+    /// Writes: how many bytes were taken from `from`.
+    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Result<usize>;
+
+    /// An ioctl; `command` without the size, which is the argument's.
+    fn ioctl(&self, command: u32, argument: Argument) -> Result;
+
+    /// Registers what may change the answer, then says what is ready.
+    fn poll(&self, poll: &Poll<'_>) -> Ready;
+
+    /// The file's size, which `SEEK_END` and no more is relative to.
+    fn size(&self) -> u64;
+}
+
+/// A file's private data.
+struct Private<T> {
+    file: Pin<KBox<T>>,
+    /// Owns the `address_space` that the file maps: all opens of a node share one inode, and so
+    /// would share its.
+    mapping: *mut bindings::file,
+}
+
+/// A registered node. Dropping it removes the node; files that are open stay.
+///
+/// # Invariants
+///
+/// `misc` is registered, with the operations of `Operations<T>` and the name `name`.
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub(crate) struct Node<T: OpenFile> {
+    #[pin]
+    misc: Opaque<bindings::miscdevice>,
+    name: CString,
+    context: T::Context,
+}
+
+// SAFETY: A misc device may be deregistered from any thread, and the context is `Send`.
+unsafe impl<T: OpenFile> Send for Node<T> {}
+// SAFETY: Nothing but the `Sync` context is reachable through a shared reference.
+unsafe impl<T: OpenFile> Sync for Node<T> {}
+
+impl<T: OpenFile> Node<T> {
+    /// Registers the node `/dev/NAME` with mode 0600, as a child of `parent`.
+    pub(crate) fn register<'a>(
+        name: CString,
+        parent: &'a kernel::device::Device<kernel::device::Bound>,
+        context: T::Context,
+    ) -> impl PinInit<Self, Error> + 'a
+    where
+        T: 'a,
+    {
+        try_pin_init!(&this in Self {
+            name,
+            context,
+            misc <- Opaque::try_ffi_init(move |slot: *mut bindings::miscdevice| {
+                let mut misc: bindings::miscdevice = pin_init::zeroed();
+                // CAST: 255.
+                misc.minor = bindings::MISC_DYNAMIC_MINOR as c_int;
+                // SAFETY: `name` is initialised (fields are in the order above) and stays in place.
+                misc.name = unsafe { (*this.as_ptr()).name.as_char_ptr() };
+                misc.fops = &Operations::<T>::TABLE;
+                misc.mode = 0o600;
+                misc.parent = super::device::as_raw(parent);
+                // SAFETY: The initialiser may write to the slot.
+                unsafe { slot.write(misc) };
+                // SAFETY: The slot is a complete, pinned misc device, which is deregistered before
+                // it goes. Both other fields are initialised, so that it may be opened at once.
+                // INVARIANT: It is registered when this succeeds.
+                to_result(unsafe { bindings::misc_register(slot) })
+            }),
+        })
+    }
+}
+
+#[pinned_drop]
+impl<T: OpenFile> PinnedDrop for Node<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: It is registered, by the invariants. After this no `open` runs.
+        unsafe { bindings::misc_deregister(self.misc.get()) };
+    }
+}
+
+/// The C side of [`OpenFile`].
+struct Operations<T>(PhantomData<T>);
+
+impl<T: OpenFile> Operations<T> {
+    const TABLE: bindings::file_operations = bindings::file_operations {
+        owner: this_module::<T::OwnerModule>().as_ptr(),
+        open: Some(Self::open),
+        release: Some(Self::release),
+        read_iter: Some(Self::read_iter),
+        write_iter: Some(Self::write_iter),
+        llseek: Some(Self::llseek),
+        poll: Some(Self::poll),
+        unlocked_ioctl: Some(Self::ioctl),
+        // Layouts do not depend on the caller's word size.
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        splice_read: Some(bindings::copy_splice_read),
+        splice_write: Some(bindings::iter_file_splice_write),
+        ..pin_init::zeroed()
+    };
+
+    unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        from_result(|| {
+            // SAFETY: `misc_open` has put the `miscdevice` there, and keeps it registered for the
+            // duration of the call. Only `Node<T>` registers this table.
+            let node = unsafe { &*(*file).private_data.cast_const().cast::<Node<T>>() };
+            let opened = T::open(&node.context)?;
+            // SAFETY: It may sleep here.
+            let mapping = from_err_ptr(unsafe { shim::vfetch_mapping_create() })?;
+            let private = match KBox::new(
+                Private {
+                    file: opened,
+                    mapping,
+                },
+                GFP_KERNEL,
+            ) {
+                Ok(private) => private,
+                Err(error) => {
+                    // SAFETY: It is ours, and nothing else has seen it.
+                    unsafe { bindings::fput(mapping) };
+                    return Err(error.into());
+                }
+            };
+            // SAFETY: The file is being opened: nobody else uses these fields. `mapping` stays until
+            // `release`.
+            unsafe {
+                (*file).f_mapping = (*mapping).f_mapping;
+                (*file).private_data = KBox::into_raw(private).cast::<c_void>();
+            }
+            Ok(0)
+        })
+    }
+
+    unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `open` has put it there, and this is the last call for the file.
+        let private = unsafe { KBox::from_raw((*file).private_data.cast::<Private<T>>()) };
+        let mapping = private.mapping;
+        drop(private);
+        // SAFETY: It is ours; mappings of the file hold references to `file`, so that there are none.
+        unsafe { bindings::fput(mapping) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `file` is open and of this table, for `'a`.
+    unsafe fn opened<'a>(file: *mut bindings::file) -> &'a T {
+        // SAFETY: `open` has put it there, and `release` comes after every other call.
+        unsafe { &(*(*file).private_data.cast_const().cast::<Private<T>>()).file }
+    }
+
+    /// # Safety
+    ///
+    /// `kiocb` is a valid request of a file of this table.
+    unsafe fn request(kiocb: *mut bindings::kiocb) -> Result<Request> {
+        // SAFETY: By this function's contract. IOCB_NOWAIT does not come here: the VFS refuses it
+        // where FMODE_NOWAIT is not set.
+        let (position, flags) = unsafe { ((*kiocb).ki_pos, (*(*kiocb).ki_filp).f_flags) };
+        Ok(Request {
+            offset: u64::try_from(position)?,
+            nonblocking: flags & bindings::O_NONBLOCK != 0,
+        })
+    }
+
+    /// Moves the position of `kiocb` on by `bytes`, and turns them into the call's result.
+    ///
+    /// # Safety
+    ///
+    /// `kiocb` is a valid request of a file of this table.
+    unsafe fn advance(kiocb: *mut bindings::kiocb, moved: Result<usize>) -> isize {
+        match moved {
+            Ok(bytes) => {
+                // SAFETY: By this function's contract. CAST: a call moves at most `MAX_RW_COUNT`.
+                unsafe { (*kiocb).ki_pos = (*kiocb).ki_pos.saturating_add(bytes as i64) };
+                // CAST: As above.
+                bytes as isize
+            }
+            Err(error) => error.to_errno() as isize,
+        }
+    }
+
+    unsafe extern "C" fn read_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: Both are valid for this call, and of a file of this table.
+        unsafe {
+            let to = IovIterDest::from_raw(iter);
+            let moved = Self::request(kiocb)
+                .and_then(|request| Self::opened((*kiocb).ki_filp).read(request, to));
+            Self::advance(kiocb, moved)
+        }
+    }
+
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: Both are valid for this call, and of a file of this table.
+        unsafe {
+            let from = IovIterSource::from_raw(iter);
+            let moved = Self::request(kiocb)
+                .and_then(|request| Self::opened((*kiocb).ki_filp).write(request, from));
+            Self::advance(kiocb, moved)
+        }
+    }
+
+    unsafe extern "C" fn llseek(
+        file: *mut bindings::file,
+        offset: bindings::loff_t,
+        whence: c_int,
+    ) -> bindings::loff_t {
+        // SAFETY: The file is open and of this table.
+        let size = unsafe { Self::opened(file) }.size();
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        // SAFETY: The file is valid.
+        unsafe { bindings::fixed_size_llseek(file, offset, whence, size) }
+    }
+
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table,
+    ) -> bindings::__poll_t {
+        // SAFETY: The file is open and of this table.
+        let opened = unsafe { Self::opened(file) };
+        // SAFETY: The file is valid for this call.
+        let file = unsafe { File::from_raw_file(file) };
+        // SAFETY: Both are of this call.
+        let ready = opened.poll(&unsafe { Poll::from_raw(file, table) });
+        let mut mask = 0;
+        for (is, bits) in [
+            (ready.read, bindings::POLLIN | bindings::POLLRDNORM),
+            (ready.write, bindings::POLLOUT | bindings::POLLWRNORM),
+            (ready.error, bindings::POLLERR),
+            (ready.hangup, bindings::POLLHUP),
+        ] {
+            if is {
+                mask |= bits;
+            }
+        }
+        mask
+    }
+
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+        // SAFETY: The file is open and of this table.
+        let opened = unsafe { Self::opened(file) };
+        match opened.ioctl(Argument::command(cmd), Argument::new(cmd, arg)) {
+            Ok(()) => 0,
+            // CAST: an errno fits.
+            Err(error) => error.to_errno() as c_long,
+        }
+    }
+}

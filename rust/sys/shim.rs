@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The functions of `shim.c`, as `shim.h` declares them.
+
+#![allow(
+    improper_ctypes,
+    reason = "the structures of the C side are only pointed to"
+)]
+
+use kernel::bindings;
+use kernel::ffi::c_int;
+
+extern "C" {
+    /// An anonymous file with an `address_space` of its own, or an `ERR_PTR`.
+    pub(super) fn vfetch_mapping_create() -> *mut bindings::file;
+    /// The PF of a VF; `pdev` itself when it is not a VF. `pdev` must be valid.
+    pub(super) fn vfetch_pci_physfn(pdev: *mut bindings::pci_dev) -> *mut bindings::pci_dev;
+    /// Whether `pdev`, which must be valid, is a VF.
+    pub(super) fn vfetch_pci_is_virtfn(pdev: *mut bindings::pci_dev) -> bool;
+    /// The PCI domain of `pdev`, which must be valid.
+    pub(super) fn vfetch_pci_domain_nr(pdev: *mut bindings::pci_dev) -> c_int;
+    /// Whether `addr` says that a mapping for `dev` failed.
+    pub(super) fn vfetch_dma_mapping_error(
+        dev: *mut bindings::device,
+        addr: bindings::dma_addr_t,
+    ) -> bool;
+    /// Whether pages extracted from `iter` are pinned and must be unpinned.
+    pub(super) fn vfetch_iter_will_pin(iter: *const bindings::iov_iter) -> bool;
+    /// The physical address of `page`, which must be valid.
+    pub(super) fn vfetch_page_to_phys(page: *mut bindings::page) -> bindings::phys_addr_t;
+    /// Whether anything waits on the initialised queue `head`.
+    pub(super) fn vfetch_waitqueue_active(head: *mut bindings::wait_queue_head) -> bool;
+}

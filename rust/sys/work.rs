@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking back work that was queued.
+
+use kernel::bindings;
+use kernel::sync::Arc;
+use kernel::workqueue::{HasWork, Work, WorkItem};
+
+/// Takes `item` off its queue, or waits until it has run. It can be queued again afterwards: the
+/// caller sees to it that nobody does, if that matters.
+pub(crate) fn cancel_sync<T, const ID: u64>(item: &Arc<T>)
+where
+    T: HasWork<T, ID> + WorkItem<ID, Pointer = Arc<T>>,
+{
+    // SAFETY: The pointer is valid, since `item` holds a reference.
+    let work = unsafe { T::raw_get_work(Arc::as_ptr(item).cast_mut()) };
+    // SAFETY: The pointer is valid; the work was initialised with the item.
+    let raw = unsafe { Work::raw_get(work) };
+    // SAFETY: `raw` is a valid, initialised work item. It does not run on behalf of our caller, who
+    // could otherwise not have waited for it.
+    if unsafe { bindings::cancel_work_sync(raw) } {
+        // SAFETY: It was queued and will not run: the reference that `Arc<T>` gave to the queue is
+        // ours again. `HasWork` says that `raw` is a field of the same `T`.
+        drop(unsafe { Arc::from_raw(Arc::as_ptr(item)) });
+    }
+}
