@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The engine of vfetch as a crate of its own, for tests, benchmarks and the simulator. The kernel
+//! module has the same files as `mod engine`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod frames;
+pub mod mask;
