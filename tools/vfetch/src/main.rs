@@ -1,1 +1,50 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `vfetch`: looks at, exercises and measures the functions of the vfetch driver.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bench;
+mod cli;
+mod demo;
+mod exit;
+mod info;
+mod list;
+mod memory;
+mod output;
+mod pattern;
+mod stats;
+mod target;
+mod transfer;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let host = libvfetch::Host::system();
+    let out = output::Output::new(cli.json);
+    match &cli.command {
+        Command::List => list::run(&host, out),
+        Command::Info(args) => info::run(&host, args, out),
+        Command::Stats(args) => stats::run(&host, args, out),
+        Command::Read(args) => transfer::read(&host, args, out),
+        Command::Write(args) => transfer::write(&host, args, out),
+        Command::Bench(args) => bench::run(&host, args, out),
+        Command::Demo(args) => demo::run(&host, args, out),
+        Command::Completions(args) => cli::completions(args),
+        Command::Man(args) => cli::man(args),
+    }
+}
+
+fn main() -> ExitCode {
+    // A usage error ends here, with status 2.
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error, cli.json),
+    }
+}

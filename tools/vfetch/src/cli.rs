@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The command line, and the help that teaches it.
+
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use libvfetch::FunctionRef;
+
+use crate::{exit, target::Target, units};
+
+const ABOUT: &str = "Looks at, exercises and measures PCIe functions of the vfetch driver";
+
+const LONG_ABOUT: &str = "\
+Looks at, exercises and measures PCIe functions of the vfetch driver.
+
+The driver gives each bound function, a physical one (PF) or a virtual one (VF), a node
+/dev/vfetchN. Opening a node makes a *space*: memory of its own on the function, reached by
+reading and writing the open file. The data travels by DMA. A space starts empty, is given a
+size, reads as zeros where it was never written, is seen by no other file, and is freed and
+scrubbed when its file is closed.
+
+So each command works on a space of its own that ends with the command. To work on one space
+with several commands, let the shell hold it and name it fd:N:
+
+  exec 3<>/dev/vfetch0                        # a space, for as long as 3 is open
+  vfetch write fd:3 --input model.bin
+  vfetch read fd:3 --output copy.bin
+  exec 3>&-                                   # freed and scrubbed
+
+FUNCTION is a node (0, vfetch0, /dev/vfetch0) or a PCI address (0000:01:00.0). Sizes are in
+powers of 1024 (4k, 64KiB, 1m, 2G), rates in MB/s of 10^6 bytes.";
+
+fn long_after_help() -> String {
+    format!(
+        "\
+Examples:
+  vfetch list                              which functions there are
+  vfetch demo --vfs 8                      enable 8 VFs, move and verify data on all
+  vfetch bench 0 --block-size 4k --depth 1,16
+  vfetch stats --watch                     rates of all functions, every second
+
+{}",
+        exit::HELP
+    )
+}
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "vfetch", version, about = ABOUT, long_about = LONG_ABOUT,
+    after_long_help = long_after_help(), max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Print JSON: sizes in bytes, times in nanoseconds; errors too, on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the functions that are bound to the driver
+    #[command(after_long_help = "\
+Works without permission for the nodes; then without state and memory, which only an open
+file tells.
+
+Examples:
+  vfetch list
+  vfetch list --json | jq -r '.[] | select(.kind == \"vf\") | .path'")]
+    List,
+
+    /// Show what a function is: memory, queues, link, state
+    #[command(after_long_help = "\
+Examples:
+  vfetch info                  all functions
+  vfetch info 0000:01:00.0
+  vfetch info fd:3             also the size and the lost pages of that space")]
+    Info(FunctionArgs),
+
+    /// Show what a function has done since it was bound
+    #[command(after_long_help = "\
+With one function all counters and what they mean, with several the main ones. --watch shows
+rates instead: what moved, how busy the link was, errors in the interval. It keeps the nodes
+open meanwhile, so that 'rmmod vfetch' has to wait until it ends.
+
+Examples:
+  vfetch stats 0
+  vfetch stats --watch
+  vfetch stats --watch=200ms --count 10 --json     one line of JSON an interval")]
+    Stats(StatsArgs),
+
+    /// Read a space: check it, time it, or copy it to a file
+    #[command(after_long_help = "\
+A new space reads as zeros; that it does is checked, since anything else would be somebody
+else's data. What was never written is delivered without a transfer: to time transfers, use
+--fill, which writes a test pattern first and checks it while reading.
+
+Examples:
+  vfetch read 0 --size 64m                     a new space is all zeros
+  vfetch read 0 --size 64m --fill              DMA reads, timed and verified
+  vfetch read fd:3 --output copy.bin           what the shell's space holds
+  vfetch read fd:3 --offset 4093 --length 7 --output - | xxd")]
+    Read(ReadArgs),
+
+    /// Write a file, standard input or a test pattern into a space
+    #[command(after_long_help = "\
+A new space gets the size that the data needs, unless --size says otherwise.
+
+Examples:
+  vfetch write 0 --input model.bin --verify    write, read back, compare
+  vfetch write 0 --length 64m --verify         the same with a test pattern
+  tar c dir | vfetch write fd:3 --input -      into the shell's space
+  vfetch write fd:3 --length 1m --seed 7; vfetch read fd:3 --length 1m --verify --seed 7")]
+    Write(WriteArgs),
+
+    /// Measure throughput and latency against what the link allows
+    #[command(after_long_help = "\
+Runs every combination of --op, --order, --block-size and --depth, one after the other, on all
+named functions together. The driver's read and write wait for their transfer, so a depth of n
+is n threads for each function. Reads go to memory that was written before.
+
+Columns:
+  MB/s       moved by all functions together, 10^6 bytes a second
+  link       share of what the link model allows: a transfer takes the link's latency and then
+             its bytes at the link's rate; n requests under way overlap in their latencies, so
+             that n functions x depth move at most min(rate, n * block / (latency + block / rate))
+  p50, p99   time of one request, by CLOCK_MONOTONIC around the system call
+  own        time a request took beyond the link model: (elapsed / requests) - (model). This is
+             the driver, the system call, the interrupt and this program; the last lines tell
+             what a null system call, a clock reading and a copy of 4 KiB cost
+
+For figures that repeat, boot with icount and use --count; then the times are virtual, and two
+runs print the same.
+
+Examples:
+  vfetch bench 0
+  vfetch bench 0 --op read --order random --block-size 4k --depth 1,16 --count 1000
+  vfetch bench all --block-size 1m --runtime 5s --json
+  vfetch bench 0 1 2 --verify")]
+    Bench(BenchArgs),
+
+    /// Move and verify data on all functions at once, and print a table
+    #[command(after_long_help = "\
+One thread for each function: it makes a space, writes a pattern of its own, reads it back and
+compares, then reads and compares 4 KiB at random offsets. Ends with status 7 when a byte is
+wrong.
+
+Examples:
+  vfetch demo
+  vfetch demo --vfs 8 --size 4m --rounds 3")]
+    Demo(DemoArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_long_help = "\
+Examples:
+  vfetch completions bash > /etc/bash_completion.d/vfetch
+  vfetch completions zsh > \"${fpath[1]}/_vfetch\"
+  vfetch completions fish > ~/.config/fish/completions/vfetch.fish")]
+    Completions(CompletionsArgs),
+
+    /// Print the manual pages as roff, or write them to a folder
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// Functions, all when none is named.
+#[derive(Debug, Args)]
+pub(crate) struct FunctionArgs {
+    /// Functions: nodes, PCI addresses, or fd:N; all when none is named
+    #[arg(value_name = "FUNCTION")]
+    pub(crate) targets: Vec<Target>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) functions: FunctionArgs,
+
+    /// Show rates again and again
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1s", value_parser = units::parse_duration)]
+    pub(crate) watch: Option<Duration>,
+
+    /// End after this many intervals
+    #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+/// Which part of which space, in which steps.
+#[derive(Debug, Args)]
+pub(crate) struct SpaceArgs {
+    /// A node, a PCI address, or fd:N for a space that the shell holds
+    #[arg(value_name = "FUNCTION")]
+    pub(crate) target: Target,
+
+    /// Size to give the space, a multiple of 4 KiB
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) size: Option<u64>,
+
+    /// Where in the space to begin
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = units::parse_bytes)]
+    pub(crate) offset: u64,
+
+    /// How much to move
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) length: Option<u64>,
+
+    /// Bytes of each request
+    #[arg(long, value_name = "BYTES", default_value = "1m", value_parser = parse_block)]
+    pub(crate) block_size: usize,
+
+    /// Which test pattern
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+
+    /// Write what was read to this file; - is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Write the test pattern first, untimed, and check it while reading
+    #[arg(long)]
+    pub(crate) fill: bool,
+
+    /// Check that the test pattern of --seed is there
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteArgs {
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+
+    /// Write this file; - is standard input. Without it, the test pattern
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Read everything back afterwards and compare
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+/// Which way the data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Op {
+    /// Device to host
+    Read,
+    /// Host to device
+    Write,
+}
+
+/// In which order blocks are visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    /// One after the other, over and over
+    #[value(alias = "sequential")]
+    Seq,
+    /// At random, by the seed
+    #[value(alias = "random")]
+    Rand,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Functions to measure together: nodes or PCI addresses, or 'all'
+    #[arg(value_name = "FUNCTION", default_value = "0")]
+    pub(crate) functions: Vec<Selection>,
+
+    /// Read, write or both, one after the other
+    #[arg(long, value_delimiter = ',', default_value = "read,write")]
+    pub(crate) op: Vec<Op>,
+
+    /// Order of the blocks
+    #[arg(long, value_delimiter = ',', default_value = "seq,rand")]
+    pub(crate) order: Vec<Order>,
+
+    /// Bytes of a request
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "4k,64k,1m",
+        value_parser = parse_block)]
+    pub(crate) block_size: Vec<usize>,
+
+    /// Requests under way on each function
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) depth: Vec<u32>,
+
+    /// Size of each function's space; the default is 16 MiB or what the function has
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) size: Option<u64>,
+
+    /// How long each measurement takes
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration)]
+    pub(crate) runtime: Duration,
+
+    /// Requests of each thread, instead of a time
+    #[arg(long, value_name = "N", conflicts_with = "runtime",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// Requests of each thread before the measurement, that do not count
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) warmup: u64,
+
+    /// Check all data; the throughput then includes the checking, the latencies do not
+    #[arg(long)]
+    pub(crate) verify: bool,
+
+    /// Decides the order of random blocks and the test pattern
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Functions to use; all when none is named
+    #[arg(value_name = "FUNCTION")]
+    pub(crate) functions: Vec<FunctionRef>,
+
+    /// First give each PF that has none this many VFs
+    #[arg(long, value_name = "N", conflicts_with = "functions")]
+    pub(crate) vfs: Option<u32>,
+
+    /// Size of each function's space; the default is 8 MiB or what the function has
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) size: Option<u64>,
+
+    /// How many times to write and read all of it
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+
+    /// Random 4 KiB reads of each function
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) random_reads: u32,
+
+    /// Decides data and offsets
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Folder for vfetch.1, vfetch-list.1 and so on
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// A function, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Selection {
+    All,
+    One(FunctionRef),
+}
+
+impl std::str::FromStr for Selection {
+    type Err = libvfetch::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text.parse().map(Self::One),
+        }
+    }
+}
+
+/// A block is a buffer of this program.
+const MAX_BLOCK: usize = 1 << 30;
+
+fn parse_block(text: &str) -> Result<usize, String> {
+    let bytes = units::parse_bytes_not_0(text)?;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|b| *b <= MAX_BLOCK)
+        .ok_or_else(|| "a block has at most 1 GiB".into())
+}
+
+/// `vfetch completions`.
+pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "vfetch", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(())
+}
+
+/// `vfetch man`.
+pub(crate) fn man(args: &ManArgs) -> anyhow::Result<()> {
+    if let Some(folder) = &args.folder {
+        clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), folder)?;
+    } else {
+        clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_taken_before_and_after_the_command() {
+        assert!(parse("vfetch --json list").unwrap().json);
+        assert!(parse("vfetch list --json").unwrap().json);
+    }
+
+    #[test]
+    fn watch_takes_an_interval_only_after_an_equals_sign() {
+        let Command::Stats(args) = parse("vfetch stats --watch 0").unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(args.watch, Some(Duration::from_secs(1)));
+        assert_eq!(args.functions.targets.len(), 1);
+        assert!(parse("vfetch stats --watch=200ms").is_ok());
+        assert!(parse("vfetch stats --count 3").is_err());
+    }
+
+    #[test]
+    fn bench_takes_lists() {
+        let line = "vfetch bench 0 01:00.1 --block-size 4k,1m --depth 1,16 --op read --count 9";
+        let Command::Bench(args) = parse(line).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(args.block_size, [4096, 1 << 20]);
+        assert_eq!(args.depth, [1, 16]);
+        assert_eq!(args.op, [Op::Read]);
+        assert_eq!(args.order, [Order::Seq, Order::Rand]);
+        assert_eq!(args.functions.len(), 2);
+        assert!(parse("vfetch bench 0 --count 9 --runtime 2s").is_err());
+        assert!(parse("vfetch bench 0 --depth 0").is_err());
+        assert!(parse("vfetch bench 0 --block-size 2g").is_err());
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|c| c.get_name() != "man")
+        {
+            let help = command
+                .get_after_long_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_valid_command_line() {
+        let mut command = Cli::command();
+        let mut texts = vec![command.render_long_help().to_string()];
+        texts.extend(
+            command
+                .get_subcommands()
+                .filter_map(|c| c.get_after_long_help())
+                .map(ToString::to_string),
+        );
+        let mut seen = 0;
+        for line in texts.iter().flat_map(|t| t.lines()) {
+            for part in line.split([';', '|']) {
+                let words = part.split("   ").next().unwrap_or_default();
+                let words = words.split('>').next().unwrap_or_default().trim();
+                if words.starts_with("vfetch ") && !words.contains("/dev") {
+                    assert!(parse(words).is_ok(), "{words}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 20, "{seen} examples");
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Exit statuses, and how an error is told.
+
+use std::{fmt, io, process::ExitCode};
+
+use anyhow::Error;
+
+/// Something failed that has no status of its own.
+const FAILURE: u8 = 1;
+// 2 is clap's, for wrong usage.
+const NOT_AVAILABLE: u8 = 3;
+const NO_SUCH_FUNCTION: u8 = 4;
+const PERMISSION: u8 = 5;
+const GONE: u8 = 6;
+const DATA: u8 = 7;
+
+/// What `--help` says about them.
+pub(crate) const HELP: &str = "\
+Exit status:
+  0  done
+  1  failed for another reason; the message says which
+  2  wrong usage
+  3  the module is not loaded, or no function is bound to it
+  4  no such function
+  5  no permission
+  6  the device is gone
+  7  wrong data came back, or contents were lost";
+
+/// Data that came back is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    /// Where it was, e.g. `vfetch3`.
+    pub(crate) place: String,
+    /// The first wrong byte's offset, or that of its block.
+    pub(crate) offset: u64,
+    /// The byte that should be there and the one that is, where that is known.
+    pub(crate) bytes: Option<(u8, u8)>,
+    /// Bytes of the block.
+    pub(crate) block: usize,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            place,
+            offset,
+            bytes,
+            block,
+        } = self;
+        match bytes {
+            Some((expected, found)) => write!(
+                f,
+                "{place}: wrong data at offset {offset}: 0x{found:02x} instead of 0x{expected:02x}"
+            ),
+            None => write!(
+                f,
+                "{place}: the {block} bytes at offset {offset} are not those that were written"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+/// The status for an error.
+fn status(error: &Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Mismatch>() {
+            return DATA;
+        }
+        if let Some(error) = cause.downcast_ref::<libvfetch::Error>() {
+            use libvfetch::Error as E;
+            return match error {
+                E::ModuleNotLoaded | E::NoFunctions => NOT_AVAILABLE,
+                E::NoSuchFunction { .. } | E::NotBound { .. } | E::NotPf { .. } => NO_SUCH_FUNCTION,
+                E::PermissionDenied(_) => PERMISSION,
+                E::Gone { .. } => GONE,
+                E::Lost { .. } => DATA,
+                _ => FAILURE,
+            };
+        }
+    }
+    FAILURE
+}
+
+/// Tells the user and gives the status to exit with. With `json` the error is
+/// an object on stderr.
+pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
+    let closed = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
+    if closed {
+        // Who reads the output has seen enough: `vfetch … | head`.
+        return ExitCode::SUCCESS;
+    }
+    let status = status(error);
+    let hint = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<libvfetch::Error>())
+        .and_then(libvfetch::Error::hint);
+    if json {
+        let errno = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<libvfetch::Error>())
+            .and_then(libvfetch::Error::errno)
+            .map(rustix::io::Errno::raw_os_error);
+        let object = serde_json::json!({
+            "error": format!("{error:#}"), "hint": hint, "errno": errno, "status": status,
+        });
+        eprintln!("{object}");
+    } else {
+        eprintln!("vfetch: {error:#}");
+        if let Some(hint) = hint {
+            eprintln!("  {hint}");
+        }
+    }
+    ExitCode::from(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_status_is_found_beneath_the_context() {
+        let gone = libvfetch::Error::Gone { node: 0 };
+        let error = Err::<(), _>(gone).context("writing").unwrap_err();
+        assert_eq!(status(&error), GONE);
+        let wrong = Mismatch {
+            place: "vfetch0".into(),
+            offset: 9,
+            bytes: Some((1, 2)),
+            block: 4096,
+        };
+        assert_eq!(status(&wrong.into()), DATA);
+        assert_eq!(status(&anyhow::anyhow!("else")), FAILURE);
+    }
+
+    #[test]
+    fn every_status_is_in_the_help() {
+        for status in [
+            FAILURE,
+            2,
+            NOT_AVAILABLE,
+            NO_SUCH_FUNCTION,
+            PERMISSION,
+            GONE,
+            DATA,
+        ] {
+            assert!(HELP.contains(&format!("\n  {status}  ")));
+        }
+    }
+}
