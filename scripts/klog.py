@@ -31,7 +31,7 @@ REPORTS = [
     r"sleeping function called from invalid context",
     r"scheduling while atomic",
     r"DMA-API: .*(error|without|leak|not allocated|pending|mismatch|overlap|abort|check)",
-    r"kmemleak: .*(new suspected|leak)",
+    r"kmemleak: .*suspected memory leak|unreferenced object 0x",
     r"refcount_t: ",
     r"list_(add|del) corruption",
     r"ODEBUG: ",

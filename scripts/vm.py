@@ -27,6 +27,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -367,6 +368,8 @@ def main(argv):
     with tempfile.TemporaryDirectory(prefix="vfetch-vm-") as work:
         initramfs.make(f"{work}/initramfs", top=TOP, files=a.files, conf=conf, tools=a.tool, module=a.module,
                        modules=modules, qmp=bool(a.qmp))
+        # QEMU puts the terminal into raw mode and may not live to undo it.
+        terminal = termios.tcgetattr(sys.stdin) if a.cmd is None else None
         vm = Vm(a, work)
         try:
             if a.cmd is None:
@@ -387,6 +390,8 @@ def main(argv):
             say("interrupted")
         finally:
             vm.kill()
+            if terminal:
+                termios.tcsetattr(sys.stdin, termios.TCSANOW, terminal)
         if a.time:
             say(", ".join(vm.durations()))
     return status
