@@ -15,31 +15,34 @@ const ABOUT: &str = "Looks at, exercises and measures PCIe functions of the vfet
 const LONG_ABOUT: &str = "\
 Looks at, exercises and measures PCIe functions of the vfetch driver.
 
-The driver gives each bound function, a physical one (PF) or a virtual one (VF), a node
-/dev/vfetchN. Opening a node makes a *space*: memory of its own on the function, reached by
-reading and writing the open file. The data travels by DMA. A space starts empty, is given a
-size, reads as zeros where it was never written, is seen by no other file, and is freed and
-scrubbed when its file is closed.
+The driver gives each bound function, a physical one (PF) or a virtual one
+(VF), a node /dev/vfetchN. Opening a node makes a *space*: memory of its own
+on the function, reached by reading and writing the open file. The data
+travels by DMA. A space starts empty, is given a size, reads as zeros where it
+was never written, is seen by no other file, and is freed and scrubbed when
+its file is closed.
 
-So each command works on a space of its own that ends with the command. To work on one space
-with several commands, let the shell hold it and name it fd:N:
+So each command works on a space of its own that ends with the command. To
+work on one space with several commands, let the shell hold it and name it
+fd:N:
 
-  exec 3<>/dev/vfetch0                        # a space, for as long as 3 is open
+  exec 3<>/dev/vfetch0                 # a space, for as long as 3 is open
   vfetch write fd:3 --input model.bin
   vfetch read fd:3 --output copy.bin
-  exec 3>&-                                   # freed and scrubbed
+  exec 3>&-                            # freed and scrubbed
 
-FUNCTION is a node (0, vfetch0, /dev/vfetch0) or a PCI address (0000:01:00.0). Sizes are in
-powers of 1024 (4k, 64KiB, 1m, 2G), rates in MB/s of 10^6 bytes.";
+FUNCTION is a node (0, vfetch0, /dev/vfetch0) or a PCI address (0000:01:00.0).
+Sizes are in powers of 1024 (4k, 64KiB, 1m, 2G), rates in MB/s of 10^6 bytes.";
 
 fn long_after_help() -> String {
     format!(
         "\
 Examples:
-  vfetch list                              which functions there are
-  vfetch demo --vfs 8                      enable 8 VFs, move and verify data on all
-  vfetch bench 0 --block-size 4k --depth 1,16
-  vfetch stats --watch                     rates of all functions, every second
+  vfetch list                     which functions there are
+  vfetch demo --vfs 8             enable 8 VFs, move and verify data on all
+  vfetch read 0 --size 64m        check that a new space is all zeros
+  vfetch bench 0 --depth 1,16     throughput and latency, against the link
+  vfetch stats --watch            rates of all functions, every second
 
 {}",
         exit::HELP
@@ -49,7 +52,7 @@ Examples:
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "vfetch", version, about = ABOUT, long_about = LONG_ABOUT,
-    after_long_help = long_after_help(), max_term_width = 100, arg_required_else_help = true)]
+    after_long_help = long_after_help(), max_term_width = 80, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Print JSON: sizes in bytes, times in nanoseconds; errors too, on stderr
     #[arg(long, global = true)]
@@ -64,8 +67,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// List the functions that are bound to the driver
     #[command(after_long_help = "\
-Works without permission for the nodes; then without state and memory, which only an open
-file tells.
+Works without permission for the nodes; then without state and memory, which
+only an open file tells.
 
 Examples:
   vfetch list
@@ -82,21 +85,23 @@ Examples:
 
     /// Show what a function has done since it was bound
     #[command(after_long_help = "\
-With one function all counters and what they mean, with several the main ones. --watch shows
-rates instead: what moved, how busy the link was, errors in the interval. It keeps the nodes
-open meanwhile, so that 'rmmod vfetch' has to wait until it ends.
+With one function all counters and what they mean, with several the main ones.
+--watch shows rates instead: what moved, how busy the link was (link), what is
+in flight (now), errors in the interval. It keeps the nodes open meanwhile, so
+that 'rmmod vfetch' is refused until it ends.
 
 Examples:
   vfetch stats 0
   vfetch stats --watch
-  vfetch stats --watch=200ms --count 10 --json     one line of JSON an interval")]
+  vfetch stats --watch=200ms --count 10 --json     a line of JSON an interval")]
     Stats(StatsArgs),
 
     /// Read a space: check it, time it, or copy it to a file
     #[command(after_long_help = "\
-A new space reads as zeros; that it does is checked, since anything else would be somebody
-else's data. What was never written is delivered without a transfer: to time transfers, use
---fill, which writes a test pattern first and checks it while reading.
+A new space reads as zeros; that it does is checked, since anything else would
+be somebody else's data. What was never written is delivered without a
+transfer: to time transfers, use --fill, which writes a test pattern first and
+checks it while reading.
 
 Examples:
   vfetch read 0 --size 64m                     a new space is all zeros
@@ -113,40 +118,44 @@ Examples:
   vfetch write 0 --input model.bin --verify    write, read back, compare
   vfetch write 0 --length 64m --verify         the same with a test pattern
   tar c dir | vfetch write fd:3 --input -      into the shell's space
-  vfetch write fd:3 --length 1m --seed 7; vfetch read fd:3 --length 1m --verify --seed 7")]
+  vfetch write fd:3 --length 1m --seed 7; vfetch read fd:3 --verify --seed 7")]
     Write(WriteArgs),
 
     /// Measure throughput and latency against what the link allows
     #[command(after_long_help = "\
-Runs every combination of --op, --order, --block-size and --depth, one after the other, on all
-named functions together. The driver's read and write wait for their transfer, so a depth of n
-is n threads for each function. Reads go to memory that was written before.
+Runs every combination of --op, --order, --block-size and --depth, one after
+the other, on all named functions together. The driver's read and write wait
+for their transfer, so a depth of n is n threads for each function. Reads go
+to memory that was written before.
 
 Columns:
-  MB/s       moved by all functions together, 10^6 bytes a second
-  link       share of what the link model allows: a transfer takes the link's latency and then
-             its bytes at the link's rate; n requests under way overlap in their latencies, so
-             that n functions x depth move at most min(rate, n * block / (latency + block / rate))
-  p50, p99   time of one request, by CLOCK_MONOTONIC around the system call
-  own        time a request took beyond the link model: (elapsed / requests) - (model). This is
-             the driver, the system call, the interrupt and this program; the last lines tell
-             what a null system call, a clock reading and a copy of 4 KiB cost
+  MB/s      moved by all functions together, 10^6 bytes a second
+  link      share of what the link model allows (below)
+  p50, p99  time of a request, by CLOCK_MONOTONIC
+  own       time a request takes beyond the link model: the driver, the system
+            call, the interrupt, and what this program does between requests
 
-For figures that repeat, boot with icount and use --count; then the times are virtual, and two
-runs print the same.
+Link model: a request takes the link's latency and then its bytes at the
+link's rate. The latencies of requests overlap, their bytes do not, so that n
+requests under way on the functions of a device move at most
+min(rate, n * block / (latency + block / rate)). 'vfetch info' shows both.
+
+For figures that repeat, boot with icount and use --count; then the times are
+virtual, and two runs print the same.
 
 Examples:
   vfetch bench 0
-  vfetch bench 0 --op read --order random --block-size 4k --depth 1,16 --count 1000
+  vfetch bench 0 --op read --order rand --block-size 4k --depth 1,16
+  vfetch bench 0 --count 1000 --block-size 4k
   vfetch bench all --block-size 1m --runtime 5s --json
   vfetch bench 0 1 2 --verify")]
     Bench(BenchArgs),
 
     /// Move and verify data on all functions at once, and print a table
     #[command(after_long_help = "\
-One thread for each function: it makes a space, writes a pattern of its own, reads it back and
-compares, then reads and compares 4 KiB at random offsets. Ends with status 7 when a byte is
-wrong.
+One thread for each function: it makes a space, writes a pattern of its own,
+reads it back and compares, then reads and compares 4 KiB at random offsets.
+Ends with status 7 when a byte is wrong. VFs that --vfs enables stay.
 
 Examples:
   vfetch demo
@@ -259,6 +268,15 @@ pub(crate) enum Op {
     Write,
 }
 
+impl Op {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
 /// In which order blocks are visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -269,6 +287,15 @@ pub(crate) enum Order {
     /// At random, by the seed
     #[value(alias = "random")]
     Rand,
+}
+
+impl Order {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Seq => "seq",
+            Self::Rand => "rand",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -464,6 +491,19 @@ mod tests {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let command = Cli::command();
+        let mut texts = vec![LONG_ABOUT.to_owned(), long_after_help()];
+        let after = command
+            .get_subcommands()
+            .filter_map(|c| c.get_after_long_help());
+        texts.extend(after.map(ToString::to_string));
+        for line in texts.iter().flat_map(|t| t.lines()) {
+            assert!(line.chars().count() <= 80, "{line}");
         }
     }
 
