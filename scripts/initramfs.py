@@ -108,7 +108,7 @@ def module_name(path):
 
 
 def make(path, *, top, files, conf, tools=(), module=None, modules=(), qmp=False):
-    """Writes the initramfs to `path`. files: a folder whose contents become
+    """Writes the initramfs to `path`. files: files and folders for
     /host; conf: what /etc/vm.conf says; tools: programs for /usr/bin; module:
     vfetch.ko; modules: (name, contents) of further kernel modules."""
     a = Archive()
@@ -133,7 +133,6 @@ def make(path, *, top, files, conf, tools=(), module=None, modules=(), qmp=False
         a.copy("lib/modules/vfetch.ko", module)
     conf = dict(conf, MODULES=" ".join(name for name, _ in modules))
     a.file("etc/vm.conf", "".join(f"VM_{k}={shlex.quote(str(v))}\n" for k, v in sorted(conf.items())).encode())
-    if files:
-        for entry in os.listdir(files):
-            a.tree(f"host/{entry}", f"{files}/{entry}")
+    for f in files:
+        a.tree(f"host/{os.path.basename(f.rstrip('/'))}", f)
     a.write(path)

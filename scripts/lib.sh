@@ -124,13 +124,17 @@ cargo_fetch() {
 }
 cargo_fetch_inside() { mkdir -p "$1"; cd "$VFETCH_TOP"; in_sandbox cargo fetch --locked || in_sandbox cargo fetch --locked; }
 
-# in_cargo ARGUMENTS...: cargo in the sandbox, offline, for static programs that
-# run in the guest too. One target folder in the cache serves all checkouts:
-# cargo tells them apart by their paths and shares what they depend on.
+# How cargo builds: offline, static programs that run in the guest too. One
+# target folder in the cache serves all checkouts: cargo tells them apart by
+# their paths and shares what they depend on.
+# shellcheck disable=SC2034 # for those who source this
+CARGO_ENVIRONMENT=(
+  CARGO_TARGET_DIR="$VFETCH_CACHE/target" CARGO_NET_OFFLINE=true CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
+  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static ${RUSTFLAGS:-}"
+)
+
+# in_cargo ARGUMENTS...: cargo in the sandbox, with the crates at hand.
 in_cargo() {
   cargo_fetch
-  in_sandbox env CARGO_TARGET_DIR="$VFETCH_CACHE/target" CARGO_NET_OFFLINE=true \
-    CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu \
-    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static ${RUSTFLAGS:-}" \
-    cargo "$@"
+  in_sandbox env "${CARGO_ENVIRONMENT[@]}" cargo "$@"
 }

@@ -45,7 +45,7 @@ def parse(argv):
     p.add_argument("--module", help="vfetch.ko")
     p.add_argument("--device", help="vfetch-qemu.so; without it the guest has no vfetch device")
     p.add_argument("--tool", action="append", default=[], help="a program for the guest's /usr/bin")
-    p.add_argument("--files", help="folder whose contents become /host")
+    p.add_argument("--file", action="append", default=[], help="a file or folder for /host")
     p.add_argument("--modules", default="", help="further modules of the kernel to load first")
     p.add_argument("--modargs", default="", help="parameters of vfetch.ko")
     p.add_argument("--load", type=int, default=1, help="0: vfetch.ko is there but not loaded")
@@ -67,7 +67,7 @@ def parse(argv):
     p.add_argument("--time", action="store_true", help="say at the end how long everything took")
     a = p.parse_args(argv)
     if a.cmd is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        p.error("no command and no terminal: give CMD='…', or run this in a terminal")
+        raise SystemExit("vm: no command and no terminal: give CMD='…', or run this in a terminal")
     if a.timeout is None and a.cmd is not None:
         a.timeout = 120
     if a.icount is not None:
@@ -366,7 +366,7 @@ def main(argv):
             "ROWS": size.lines, "COLS": size.columns}
     status = NOT_STARTED
     with tempfile.TemporaryDirectory(prefix="vfetch-vm-") as work:
-        initramfs.make(f"{work}/initramfs", top=TOP, files=a.files, conf=conf, tools=a.tool, module=a.module,
+        initramfs.make(f"{work}/initramfs", top=TOP, files=a.file, conf=conf, tools=a.tool, module=a.module,
                        modules=modules, qmp=bool(a.qmp))
         # QEMU puts the terminal into raw mode and may not live to undo it.
         terminal = termios.tcgetattr(sys.stdin) if a.cmd is None else None

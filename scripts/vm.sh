@@ -67,8 +67,8 @@ if [ -n "${FILES:-}" ]; then
   for f in $FILES; do
     [ -e "$f" ] || die "FILES: there is no '$f'"
     cp -RL --preserve=mode "$f" "$staged/"
+    args+=(--file "$staged/$(basename "$f")")
   done
-  args+=(--files "$staged")
 fi
 
 if [ -n "${CMD:-}" ]; then args+=("--cmd=$CMD"); fi

@@ -11,13 +11,13 @@ TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../..")
 
 class Initramfs(unittest.TestCase):
     def make(self, folder, name):
-        files = os.path.join(folder, "files")
-        os.makedirs(os.path.join(files, "sub"), exist_ok=True)
-        with open(os.path.join(files, "sub", "data"), "wb") as f:
+        sub = os.path.join(folder, "sub")
+        os.makedirs(sub, exist_ok=True)
+        with open(os.path.join(sub, "data"), "wb") as f:
             f.write(b"abcde")
         os.utime(f.name)
         path = os.path.join(folder, name)
-        initramfs.make(path, top=TOP, files=files, conf={"CMD": "echo 'it is'; x"}, qmp=True)
+        initramfs.make(path, top=TOP, files=[sub], conf={"CMD": "echo 'it is'; x"}, qmp=True)
         with open(path, "rb") as f:
             return f.read()
 
