@@ -1,0 +1,128 @@
+/*
+ * vfetch: surprise removal.
+ *
+ * SPDX-License-Identifier: GPL-2.0
+ *
+ * QEMU's device_del asks the guest first. Setting x-surprise does what pulling
+ * the card does: from one moment to the next nothing answers, and the slot
+ * reports that presence and link are gone.
+ */
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "hw/hotplug.h"
+#include "hw/pci/msi.h"
+#include "hw/pci/msix.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_bus.h"
+#include "hw/pci/pcie_port.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "vfetch.h"
+
+/* The port above, if it is one that reports hot-plug events. */
+static PCIDevice *slot_of(PCIDevice *pci)
+{
+    PCIDevice *port = pci_bridge_get_device(pci_get_bus(pci));
+
+    return port && object_dynamic_cast(OBJECT(port), TYPE_PCIE_SLOT) &&
+           port->exp.exp_cap ? port : NULL;
+}
+
+/*
+ * As hotplug_event_notify() of hw/pci/pcie.c, which is not exported, does it:
+ * one interrupt when an enabled event appears.
+ */
+static void slot_interrupt(PCIDevice *port)
+{
+    uint8_t *cap = port->config + port->exp.exp_cap;
+    uint16_t control = pci_get_word(cap + PCI_EXP_SLTCTL);
+    uint16_t status = pci_get_word(cap + PCI_EXP_SLTSTA);
+    bool before = port->exp.hpev_notified;
+    bool now = (control & PCI_EXP_SLTCTL_HPIE) &&
+               (control & status & PCI_EXP_HP_EV_SUPPORTED);
+
+    port->exp.hpev_notified = now;
+    if (before == now) {
+        return;
+    }
+    if (msix_enabled(port)) {
+        msix_notify(port, pcie_cap_flags_get_vector(port));
+    } else if (msi_enabled(port)) {
+        msi_notify(port, pcie_cap_flags_get_vector(port));
+    } else if (pci_intx(port) != -1) {
+        pci_set_irq(port, now);
+    }
+}
+
+static void slot_report_empty(PCIDevice *port)
+{
+    uint8_t *cap = port->config + port->exp.exp_cap;
+
+    pci_word_test_and_clear_mask(cap + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_DLLLA);
+    pci_word_test_and_clear_mask(cap + PCI_EXP_SLTSTA, PCI_EXP_SLTSTA_PDS);
+    pci_word_test_and_set_mask(cap + PCI_EXP_SLTSTA, PCI_EXP_SLTSTA_PDC);
+    slot_interrupt(port);
+}
+
+/* Outside of the property's setter, which still uses the object. */
+static void unplug(void *opaque)
+{
+    VfetchDevice *d = opaque;
+    DeviceState *dev = DEVICE(d);
+
+    if (dev->realized) {
+        HotplugHandler *handler = qdev_get_hotplug_handler(dev);
+
+        if (handler) {
+            hotplug_handler_unplug(handler, dev, &error_abort);
+        } else {
+            qdev_unrealize(dev);
+        }
+        object_unparent(OBJECT(d));
+    }
+    object_unref(OBJECT(d));
+}
+
+static void surprise_set(Object *obj, bool value, Error **errp)
+{
+    VfetchDevice *d = VFETCH(obj);
+    PCIDevice *port;
+
+    if (!value) {
+        return;
+    }
+    if (!qdev_is_realized(DEVICE(obj)) || d->gone) {
+        error_setg(errp, "x-surprise: the device is not there");
+        return;
+    }
+    port = slot_of(PCI_DEVICE(d));
+    if (!port) {
+        error_setg(errp, "x-surprise: the device is not in a hot-plug slot: "
+                   "put it behind a pcie-root-port");
+        return;
+    }
+
+    d->gone = true;
+    for (uint32_t i = 0; i <= d->total_vfs; i++) {
+        if (d->fn[i]) {
+            vfetch_function_reset(d->fn[i]);
+        }
+    }
+    timer_del(d->timer);
+    slot_report_empty(port);
+    object_ref(obj);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), unplug, d);
+}
+
+static bool surprise_get(Object *obj, Error **errp)
+{
+    return VFETCH(obj)->gone;
+}
+
+void vfetch_hotplug_class_init(ObjectClass *klass)
+{
+    object_class_property_add_bool(klass, "x-surprise", surprise_get,
+                                   surprise_set);
+    object_class_property_set_description(klass, "x-surprise",
+        "Set to true: the device is pulled out without notice");
+}

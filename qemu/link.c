@@ -1,0 +1,389 @@
+/*
+ * vfetch: time.
+ *
+ * SPDX-License-Identifier: GPL-2.0
+ *
+ * The device is a small discrete-event simulation on QEMU_CLOCK_VIRTUAL. What
+ * happens when follows from when descriptors were fetched and from nothing
+ * else: vfetch_link_run() may be called at any time and performs what is due,
+ * in the order of the events' times and with these times. So transfers need
+ * no timer for each quantum: one timer fires when the guest can next notice
+ * something (a completion), and whoever looks earlier runs the model first.
+ *
+ * The link carries one quantum at a time. A function has four lanes, each
+ * first in, first out: relaxed and ordered, of the priority class and of the
+ * ordinary class. The first transfer of a lane may use the link
+ *
+ *     from  max(its ready time, when it became the first)  on.
+ *
+ * When the link is free it goes to the function with the least virtual time
+ * (start-time fair queueing: a quantum advances the function's virtual time
+ * by bytes / weight, and one that was idle starts at the link's), then to the
+ * function's priority class; within a class the relaxed and the ordered lane
+ * alternate. Fills and copies take their time off the link, at the head of
+ * their lane.
+ */
+#include "qemu/osdep.h"
+#include "qemu/host-utils.h"
+#include "vfetch.h"
+
+#define NEVER INT64_MAX
+
+/*
+ * Events and bytes performed in one go. Beyond them the timer continues at
+ * once, so that the main loop is never held up for long: on a busy host the
+ * link, which is about as fast as memcpy, may fall behind the clock.
+ */
+#define BUDGET_EVENTS   4096
+#define BUDGET_BYTES    (4 * 1024 * 1024)
+
+typedef enum EventKind {
+    EV_NONE,
+    EV_DUE,                     /* the first of the due list */
+    EV_LINK_END,                /* the quantum on the link */
+    EV_LANE_END,                /* a lane's first: fill, copy, nothing to move */
+    EV_LINK_START,
+} EventKind;
+
+typedef struct Event {
+    int64_t at;
+    EventKind kind;             /* at equal times the lower kind is first */
+    VfetchTransfer *x;          /* LANE_END */
+} Event;
+
+uint64_t vfetch_duration_ns(uint64_t bytes, uint32_t bytes_per_us)
+{
+    return DIV_ROUND_UP(bytes * 1000, bytes_per_us);
+}
+
+static int64_t later(int64_t t, uint64_t ns)
+{
+    return ns > (uint64_t)(NEVER - 1 - t) ? NEVER - 1 : t + (int64_t)ns;
+}
+
+static VfetchLane *lane_of(VfetchTransfer *x)
+{
+    VfetchFunction *f = x->queue->fn;
+
+    return &f->lane[vfetch_lane_index(x->queue->class,
+                                      x->flags & VFETCH_DESC_RELAXED)];
+}
+
+void vfetch_lane_add(VfetchTransfer *x)
+{
+    VfetchFunction *f = x->queue->fn;
+
+    x->state = VFETCH_LANE;
+    QTAILQ_INSERT_TAIL(&lane_of(x)->list, x, lane_link);
+    if (f->queued++ == 0) {
+        QTAILQ_INSERT_TAIL(&f->dev->busy, f, busy_link);
+    }
+}
+
+void vfetch_lane_remove(VfetchTransfer *x, int64_t now)
+{
+    VfetchFunction *f = x->queue->fn;
+    VfetchDevice *d = f->dev;
+    VfetchLane *lane = lane_of(x);
+
+    if (d->cur == x) {
+        /* What was on the link stays on it to the quantum's end. */
+        d->cur = NULL;
+        d->link_free = d->cur_end;
+    }
+    if (QTAILQ_FIRST(&lane->list) == x) {
+        lane->since = now;
+    }
+    QTAILQ_REMOVE(&lane->list, x, lane_link);
+    if (--f->queued == 0) {
+        QTAILQ_REMOVE(&d->busy, f, busy_link);
+    }
+}
+
+void vfetch_due_add(VfetchTransfer *x, int64_t due)
+{
+    VfetchDevice *d = x->queue->fn->dev;
+    VfetchTransfer *o;
+
+    x->due = due;
+    QTAILQ_FOREACH_REVERSE(o, &d->due, due_link) {
+        if (o->due <= due) {
+            QTAILQ_INSERT_AFTER(&d->due, o, x, due_link);
+            return;
+        }
+    }
+    QTAILQ_INSERT_HEAD(&d->due, x, due_link);
+}
+
+void vfetch_due_remove(VfetchTransfer *x)
+{
+    QTAILQ_REMOVE(&x->queue->fn->dev->due, x, due_link);
+}
+
+/* From when on the first transfer of @lane may be served. NEVER: not yet. */
+static int64_t eligible_at(const VfetchLane *lane, const VfetchTransfer *x)
+{
+    int64_t t = MAX(x->ready_at, lane->since);
+
+    if (x->opcode == VFETCH_OP_FENCE && x->status == VFETCH_STATUS_OK) {
+        /* All that its queue fetched before it must have ended. */
+        if (QTAILQ_FIRST(&x->queue->open) != x) {
+            return NEVER;
+        }
+        t = MAX(t, x->queue->last_end);
+    }
+    return t;
+}
+
+/* Link time of what @x still has to move, in quanta. */
+static uint64_t remaining_ns(const VfetchDevice *d, const VfetchTransfer *x)
+{
+    uint32_t left = x->bytes - x->served;
+    uint32_t quantum = d->link_quantum;
+
+    return (left / quantum) * vfetch_duration_ns(quantum, d->link_bytes_per_us) +
+           vfetch_duration_ns(left % quantum, d->link_bytes_per_us);
+}
+
+static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
+{
+    if (at < best->at || (at == best->at && kind < best->kind)) {
+        *best = (Event) { .at = at, .kind = kind, .x = x };
+    }
+}
+
+/* What happens next. With @visible, a time before which the guest sees nothing. */
+static Event next_event(VfetchDevice *d, bool visible)
+{
+    Event best = { .at = NEVER };
+    VfetchTransfer *x = QTAILQ_FIRST(&d->due);
+    VfetchFunction *f;
+
+    if (x) {
+        consider(&best, x->due, EV_DUE, NULL);
+    }
+    if (d->cur && (!visible || d->cur->queue->resetting)) {
+        consider(&best, d->cur_end, EV_LINK_END, NULL);
+    }
+    QTAILQ_FOREACH(f, &d->busy, busy_link) {
+        for (int i = 0; i < VFETCH_LANES; i++) {
+            VfetchLane *lane = &f->lane[i];
+            int64_t t;
+
+            x = QTAILQ_FIRST(&lane->list);
+            if (!x) {
+                continue;
+            }
+            t = eligible_at(lane, x);
+            if (t == NEVER) {
+                continue;
+            }
+            if (x->service == VFETCH_AT_ONCE) {
+                consider(&best, t, EV_LANE_END, x);
+            } else if (x->service == VFETCH_BY_MEMORY) {
+                t = later(t, vfetch_duration_ns(x->bytes, d->mem_bytes_per_us));
+                consider(&best, t, EV_LANE_END, x);
+            } else if (visible) {
+                /* As if the link were all its own from here on. */
+                if (d->cur == x) {
+                    t = d->cur_end - vfetch_duration_ns(d->cur_bytes,
+                                                        d->link_bytes_per_us);
+                } else {
+                    t = MAX(t, d->cur ? d->cur_end : d->link_free);
+                }
+                consider(&best, later(t, remaining_ns(d, x)), EV_LINK_END, NULL);
+            } else if (!d->cur) {
+                consider(&best, MAX(t, d->link_free), EV_LINK_START, NULL);
+            }
+        }
+    }
+    return best;
+}
+
+static bool share_before(uint64_t a, uint64_t b)
+{
+    return (int64_t)(a - b) < 0;
+}
+
+/* The transfer of @f that the link would take at @now, and since when @f waits. */
+static VfetchTransfer *candidate(VfetchFunction *f, int64_t now, int64_t *since)
+{
+    VfetchTransfer *ready[VFETCH_LANES] = { NULL };
+
+    *since = NEVER;
+    for (int i = 0; i < VFETCH_LANES; i++) {
+        VfetchTransfer *x = QTAILQ_FIRST(&f->lane[i].list);
+
+        if (x && x->service == VFETCH_BY_LINK) {
+            int64_t t = eligible_at(&f->lane[i], x);
+
+            if (t <= now) {
+                ready[i] = x;
+                *since = MIN(*since, t);
+            }
+        }
+    }
+    for (int i = 0; i < VFETCH_LANES; i += 2) {
+        VfetchTransfer *relaxed = ready[i], *ordered = ready[i + 1];
+
+        if (relaxed && ordered) {
+            return f->relaxed_last ? ordered : relaxed;
+        }
+        if (relaxed || ordered) {
+            return relaxed ? relaxed : ordered;
+        }
+    }
+    return NULL;
+}
+
+static void link_start(VfetchDevice *d, int64_t now)
+{
+    VfetchTransfer *best = NULL;
+    VfetchFunction *f;
+    uint64_t best_share = 0;
+    int64_t best_since = 0;
+    uint64_t ns;
+
+    QTAILQ_FOREACH(f, &d->busy, busy_link) {
+        int64_t since;
+        VfetchTransfer *x = candidate(f, now, &since);
+        uint64_t share = share_before(f->share, d->share) ? d->share : f->share;
+
+        if (x && (!best || share_before(share, best_share) ||
+                  (share == best_share && f->index < best->queue->fn->index))) {
+            best = x;
+            best_share = share;
+            best_since = since;
+        }
+    }
+    if (!best) {
+        return;                 /* not reached: something was eligible */
+    }
+
+    f = best->queue->fn;
+    d->cur = best;
+    d->cur_bytes = MIN(d->link_quantum, best->bytes - best->served);
+    ns = vfetch_duration_ns(d->cur_bytes, d->link_bytes_per_us);
+    d->cur_end = now + ns;
+    d->share = best_share;
+    f->share = best_share + ((uint64_t)d->cur_bytes << 16) / f->weight;
+    f->relaxed_last = best->flags & VFETCH_DESC_RELAXED;
+    f->count.busy_ns += ns;
+    f->count.wait_ns += MAX(0, now - MAX(best_since, f->last_served));
+    f->last_served = d->cur_end;
+}
+
+/* A fault wants the data later, or never. */
+static bool withholds_data(const VfetchTransfer *x)
+{
+    return vfetch_fault(x, VFETCH_FAULT_DELAY) ||
+           vfetch_fault(x, VFETCH_FAULT_LATE_DATA);
+}
+
+static void link_end(VfetchDevice *d)
+{
+    VfetchTransfer *x = d->cur;
+    VfetchQueue *q = x->queue;
+    int64_t now = d->cur_end;
+
+    d->cur = NULL;
+    d->link_free = now;
+    x->served += d->cur_bytes;
+    if (!withholds_data(x)) {
+        vfetch_transfer_move(x, d->cur_bytes);
+    }
+    if (q->resetting) {
+        vfetch_queue_reset_progress(q);
+    } else if (x->served == x->bytes || x->status != VFETCH_STATUS_OK) {
+        vfetch_transfer_ended(x, now);
+    }
+}
+
+static void lane_end(VfetchTransfer *x, int64_t now)
+{
+    if (!withholds_data(x)) {
+        vfetch_transfer_move_all(x);
+    }
+    vfetch_transfer_ended(x, now);
+}
+
+/* Performs what is due by now, or the first part of it, and sets the timer. */
+void vfetch_link_run(VfetchDevice *d)
+{
+    int64_t now = vfetch_now();
+    uint64_t bytes = 0;
+    Event e;
+
+    if (d->gone) {
+        return;
+    }
+    if (QTAILQ_EMPTY(&d->busy) && QTAILQ_EMPTY(&d->due)) {
+        return;
+    }
+    for (int events = 0; events < BUDGET_EVENTS && bytes < BUDGET_BYTES;
+         events++) {
+        e = next_event(d, false);
+        if (e.kind == EV_NONE || e.at > now) {
+            break;
+        }
+        switch (e.kind) {
+        case EV_DUE: {
+            VfetchTransfer *x = QTAILQ_FIRST(&d->due);
+
+            bytes += x->bytes;
+            vfetch_transfer_due(x, e.at);
+            break;
+        }
+        case EV_LINK_END:
+            bytes += d->cur_bytes;
+            link_end(d);
+            break;
+        case EV_LANE_END:
+            bytes += e.x->service == VFETCH_BY_MEMORY ? e.x->bytes : 0;
+            lane_end(e.x, e.at);
+            break;
+        case EV_LINK_START:
+            link_start(d, e.at);
+            break;
+        case EV_NONE:
+            break;
+        }
+    }
+    vfetch_link_arm(d);
+}
+
+void vfetch_link_arm(VfetchDevice *d)
+{
+    Event e;
+
+    if (d->gone) {
+        return;
+    }
+    e = next_event(d, true);
+    if (e.at == NEVER) {
+        timer_del(d->timer);
+    } else {
+        timer_mod_ns(d->timer, MAX(e.at, vfetch_now()));
+    }
+}
+
+static void link_timer(void *opaque)
+{
+    VfetchDevice *d = opaque;
+
+    vfetch_link_run(d);
+    vfetch_messages_send(d);
+}
+
+void vfetch_link_init(VfetchDevice *d)
+{
+    QTAILQ_INIT(&d->busy);
+    QTAILQ_INIT(&d->due);
+    d->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, link_timer, d);
+}
+
+void vfetch_link_exit(VfetchDevice *d)
+{
+    timer_free(d->timer);
+    d->timer = NULL;
+}

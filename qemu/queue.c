@@ -1,0 +1,491 @@
+/*
+ * vfetch: queue pairs.
+ *
+ * SPDX-License-Identifier: GPL-2.0
+ *
+ * A descriptor that has been fetched is a VfetchTransfer on one of its queue's
+ * lists until nothing of it is left: `open` until it ends, `held` until its
+ * completion is posted, `late` while a fault owes its data. Together they
+ * never hold more than VFETCH_MAX_INFLIGHT, so a guest cannot make QEMU's
+ * memory grow; when one leaves, the next is fetched.
+ */
+#include "qemu/osdep.h"
+#include "qemu/atomic.h"
+#include "qemu/bswap.h"
+#include "vfetch.h"
+
+#define FETCH_BATCH 32
+
+static uint32_t ring_entries(const VfetchQueue *q)
+{
+    return 1u << q->order;
+}
+
+/* The queue fetches nothing more. Tells the driver, if it wants to be told. */
+static void queue_error(VfetchQueue *q, uint8_t error)
+{
+    if (q->error != VFETCH_QERR_NONE) {
+        return;
+    }
+    q->error = error;
+    q->fn->count.queue_errors++;
+    if (q->enabled && q->armed) {
+        q->armed = false;
+        vfetch_message(q->fn, q->vector);
+    }
+}
+
+/* ---- transfers ---------------------------------------------------------- */
+
+static VfetchTransfer *transfer_new(VfetchQueue *q)
+{
+    VfetchCounters *count = &q->fn->count;
+    VfetchTransfer *x = g_new0(VfetchTransfer, 1);
+
+    x->queue = q;
+    x->counted = true;
+    q->inflight++;
+    count->depth++;
+    count->depth_max = MAX(count->depth_max, count->depth);
+    return x;
+}
+
+/* Takes @x off whatever it is on, and forgets it. */
+void vfetch_transfer_free(VfetchTransfer *x)
+{
+    VfetchQueue *q = x->queue;
+
+    switch (x->state) {
+    case VFETCH_LANE:
+        vfetch_lane_remove(x, vfetch_now());
+        QTAILQ_REMOVE(&q->open, x, queue_link);
+        break;
+    case VFETCH_STUCK:
+        QTAILQ_REMOVE(&q->open, x, queue_link);
+        break;
+    case VFETCH_DELAYED:
+        vfetch_due_remove(x);
+        QTAILQ_REMOVE(&q->open, x, queue_link);
+        break;
+    case VFETCH_HELD:
+        QTAILQ_REMOVE(&q->held, x, queue_link);
+        break;
+    case VFETCH_LATE:
+        vfetch_due_remove(x);
+        QTAILQ_REMOVE(&q->late, x, queue_link);
+        break;
+    }
+    q->inflight--;
+    q->fn->count.depth -= x->counted;
+    g_free(x->faults);
+    g_free(x->sg);
+    g_free(x);
+}
+
+static void free_all(VfetchTransferList *list)
+{
+    VfetchTransfer *x, *next;
+
+    QTAILQ_FOREACH_SAFE(x, list, queue_link, next) {
+        vfetch_transfer_free(x);
+    }
+}
+
+/* ---- fetching ----------------------------------------------------------- */
+
+static bool may_fetch(const VfetchQueue *q)
+{
+    return q->enabled && !q->resetting && !q->error && !q->stuck &&
+           q->sq_head != q->sq_tail && q->inflight < VFETCH_MAX_INFLIGHT;
+}
+
+static void fetch_one(VfetchQueue *q, const struct vfetch_desc *desc,
+                      int64_t now)
+{
+    VfetchTransfer *x = transfer_new(q);
+
+    vfetch_transfer_validate(x, desc);
+    vfetch_fault_apply(x);
+    x->ready_at = now + q->fn->dev->link_latency_ns;
+    QTAILQ_INSERT_TAIL(&q->open, x, queue_link);
+    if (vfetch_fault(x, VFETCH_FAULT_STUCK) ||
+        vfetch_fault(x, VFETCH_FAULT_WEDGED)) {
+        x->state = VFETCH_STUCK;
+        q->stuck = true;
+        q->wedged |= vfetch_fault(x, VFETCH_FAULT_WEDGED);
+    } else {
+        vfetch_lane_add(x);
+    }
+}
+
+void vfetch_queue_fetch(VfetchQueue *q, int64_t now)
+{
+    while (may_fetch(q)) {
+        struct vfetch_desc batch[FETCH_BATCH];
+        uint32_t slot = q->sq_head & (ring_entries(q) - 1);
+        uint32_t n = (uint16_t)(q->sq_tail - q->sq_head);
+
+        n = MIN(n, ring_entries(q) - slot);
+        n = MIN(n, VFETCH_MAX_INFLIGHT - q->inflight);
+        n = MIN(n, FETCH_BATCH);
+        if (!vfetch_dma_read(q->fn, q->sq_base + slot * sizeof(batch[0]),
+                             batch, n * sizeof(batch[0]))) {
+            queue_error(q, VFETCH_QERR_SQ_READ);
+            return;
+        }
+        for (uint32_t i = 0; i < n && !q->stuck; i++) {
+            q->sq_head++;
+            fetch_one(q, &batch[i], now);
+        }
+    }
+}
+
+/* Goes on where VFETCH_FAULT_STUCK or _WEDGED stopped. */
+void vfetch_queue_release(VfetchQueue *q, int64_t now)
+{
+    VfetchTransfer *x, *next;
+
+    q->stuck = false;
+    q->wedged = false;
+    if (q->resetting) {
+        vfetch_queue_reset_progress(q);
+        return;
+    }
+    QTAILQ_FOREACH_SAFE(x, &q->open, queue_link, next) {
+        if (x->state == VFETCH_STUCK) {
+            x->ready_at = now + q->fn->dev->link_latency_ns;
+            vfetch_lane_add(x);
+        }
+    }
+    vfetch_queue_fetch(q, now);
+}
+
+/* ---- completing --------------------------------------------------------- */
+
+static bool ring_full(const VfetchQueue *q)
+{
+    return q->cq_tail - q->cq_head >= ring_entries(q);
+}
+
+/*
+ * The host takes an entry for new when its phase is: so the entry is written
+ * with the old phase first, and the phase last.
+ */
+static bool write_completion(VfetchTransfer *x)
+{
+    VfetchQueue *q = x->queue;
+    uint32_t slot = q->cq_tail & (ring_entries(q) - 1);
+    uint64_t addr = q->cq_base + slot * sizeof(struct vfetch_completion);
+    uint16_t phase = (q->cq_tail >> q->order) & 1 ? 0 : VFETCH_PHASE;
+    struct vfetch_completion c = {
+        .transaction = cpu_to_le64(x->transaction),
+        .time_ns = cpu_to_le64(x->ended_at),
+        .bytes = cpu_to_le32(x->moved),
+        .status = cpu_to_le16(x->status),
+        .phase = cpu_to_le16(phase ^ VFETCH_PHASE),
+    };
+
+    if (!vfetch_dma_write(q->fn, addr, &c, sizeof(c))) {
+        return false;
+    }
+    smp_wmb();
+    phase = cpu_to_le16(phase);
+    return vfetch_dma_write(q->fn, addr + offsetof(struct vfetch_completion,
+                                                   phase),
+                            &phase, sizeof(phase));
+}
+
+static void posted(VfetchTransfer *x)
+{
+    VfetchQueue *q = x->queue;
+
+    q->cq_tail++;
+    if (x->flags & VFETCH_DESC_QUIET) {
+        return;
+    }
+    q->cq_loud = q->cq_tail;
+    if (q->armed) {
+        q->armed = false;
+        if (!vfetch_fault(x, VFETCH_FAULT_NO_INTERRUPT)) {
+            vfetch_message(q->fn, q->vector);
+        }
+    }
+}
+
+/* Posts what has ended, as far as there is room. */
+static void post_held(VfetchQueue *q)
+{
+    VfetchTransfer *x;
+
+    while ((x = QTAILQ_FIRST(&q->held))) {
+        for (; x->copies && q->error != VFETCH_QERR_CQ_WRITE; x->copies--) {
+            if (ring_full(q)) {
+                return;
+            }
+            if (!write_completion(x)) {
+                /* The first reason stays in STATUS, but nothing more is tried. */
+                queue_error(q, VFETCH_QERR_CQ_WRITE);
+                q->error = VFETCH_QERR_CQ_WRITE;
+                break;
+            }
+            posted(x);
+        }
+        vfetch_transfer_free(x);
+    }
+}
+
+/* The completion goes first, as a transfer of its own; @x keeps the data. */
+static VfetchTransfer *split_late_data(VfetchTransfer *x, int64_t now)
+{
+    VfetchQueue *q = x->queue;
+    VfetchTransfer *c = g_memdup2(x, sizeof(*x));
+
+    q->inflight++;
+    x->counted = false;
+    x->state = VFETCH_LATE;
+    QTAILQ_INSERT_TAIL(&q->late, x, queue_link);
+    vfetch_due_add(x, now + MIN(x->faults->arg[VFETCH_FAULT_LATE_DATA],
+                                INT64_MAX / 2));
+    c->moved = x->bytes;
+    c->sg = NULL;
+    c->faults = g_memdup2(x->faults, sizeof(*x->faults));
+    return c;
+}
+
+/* @x is on no lane and not due any more. */
+static void complete(VfetchTransfer *x, int64_t now)
+{
+    VfetchQueue *q = x->queue;
+    VfetchCounters *count = &q->fn->count;
+
+    QTAILQ_REMOVE(&q->open, x, queue_link);
+    q->last_end = now;
+    x->ended_at = now;
+    if (x->status == VFETCH_STATUS_OK) {
+        count->transfers++;
+    } else {
+        count->errors++;
+    }
+
+    if (vfetch_fault(x, VFETCH_FAULT_LATE_DATA) &&
+        x->status == VFETCH_STATUS_OK) {
+        x = split_late_data(x, now);
+    }
+    if (vfetch_fault(x, VFETCH_FAULT_CORRUPT)) {
+        x->transaction ^= x->faults->arg[VFETCH_FAULT_CORRUPT];
+    }
+    if (vfetch_fault(x, VFETCH_FAULT_DUPLICATE)) {
+        x->copies = 2;
+    }
+    if (vfetch_fault(x, VFETCH_FAULT_DROP)) {
+        x->copies = 0;
+    }
+    x->state = VFETCH_HELD;
+    QTAILQ_INSERT_TAIL(&q->held, x, queue_link);
+    post_held(q);
+    vfetch_queue_fetch(q, now);
+}
+
+/* The first of its lane has been served. */
+void vfetch_transfer_ended(VfetchTransfer *x, int64_t now)
+{
+    vfetch_lane_remove(x, now);
+    if (vfetch_fault(x, VFETCH_FAULT_DELAY)) {
+        x->state = VFETCH_DELAYED;
+        vfetch_due_add(x, now + MIN(x->faults->arg[VFETCH_FAULT_DELAY],
+                                    INT64_MAX / 2));
+    } else {
+        complete(x, now);
+    }
+}
+
+/* What a fault put off is due: the data, and of a delayed one the completion. */
+void vfetch_transfer_due(VfetchTransfer *x, int64_t now)
+{
+    VfetchQueue *q = x->queue;
+
+    if (x->state == VFETCH_DELAYED) {
+        vfetch_due_remove(x);
+        if (!vfetch_fault(x, VFETCH_FAULT_LATE_DATA)) {
+            vfetch_transfer_move_all(x);
+        }
+        complete(x, now);
+    } else {
+        vfetch_transfer_move_all(x);
+        vfetch_transfer_free(x);
+        vfetch_queue_fetch(q, now);
+    }
+}
+
+/* ---- doorbells and control ---------------------------------------------- */
+
+void vfetch_queue_sq_tail(VfetchQueue *q, uint32_t value)
+{
+    uint32_t waiting = (uint16_t)(q->sq_tail - q->sq_head);
+    uint32_t more = (uint16_t)(value - q->sq_tail);
+
+    if (!q->enabled || q->resetting || q->error) {
+        return;
+    }
+    if ((value & ~VFETCH_INDEX_MASK) || waiting + more > ring_entries(q)) {
+        queue_error(q, VFETCH_QERR_SQ_TAIL);
+        return;
+    }
+    q->sq_tail = value;
+    vfetch_queue_fetch(q, vfetch_now());
+}
+
+void vfetch_queue_cq_head(VfetchQueue *q, uint32_t value)
+{
+    uint32_t taken = (uint16_t)(value - (uint16_t)q->cq_head);
+
+    if (!q->enabled || q->resetting) {
+        return;
+    }
+    if ((value & ~(VFETCH_INDEX_MASK | VFETCH_CQ_DISARM)) ||
+        taken > q->cq_tail - q->cq_head) {
+        queue_error(q, VFETCH_QERR_CQ_HEAD);
+        return;
+    }
+    q->cq_head += taken;
+    q->armed = !(value & VFETCH_CQ_DISARM);
+    if (q->armed && q->cq_loud > q->cq_head) {
+        q->armed = false;
+        vfetch_message(q->fn, q->vector);
+    }
+    post_held(q);
+    vfetch_queue_fetch(q, vfetch_now());
+}
+
+static bool ring_valid(uint64_t base, uint64_t bytes)
+{
+    return base % 64 == 0 && base <= UINT64_MAX - (bytes - 1);
+}
+
+static bool config_valid(const VfetchQueue *q)
+{
+    return q->order >= VFETCH_MIN_ORDER && q->order <= VFETCH_MAX_ORDER &&
+           q->vector < VFETCH_MSIX_VECTORS &&
+           q->class <= VFETCH_CLASS_PRIORITY &&
+           ring_valid(q->sq_base, ring_entries(q) * sizeof(struct vfetch_desc)) &&
+           ring_valid(q->cq_base,
+                      ring_entries(q) * sizeof(struct vfetch_completion));
+}
+
+static void queue_empty(VfetchQueue *q)
+{
+    q->enabled = false;
+    q->resetting = false;
+    q->error = VFETCH_QERR_NONE;
+    q->sq_tail = 0;
+    q->sq_head = 0;
+    q->cq_head = 0;
+    q->cq_tail = 0;
+    q->cq_loud = 0;
+    q->armed = false;
+    q->stuck = false;
+    q->wedged = false;
+}
+
+static void queue_enable(VfetchQueue *q)
+{
+    if (q->enabled || q->error) {
+        return;
+    }
+    if (!config_valid(q)) {
+        queue_error(q, VFETCH_QERR_CONFIG);
+        return;
+    }
+    queue_empty(q);
+    q->last_end = 0;
+    q->enabled = true;
+    q->armed = true;
+}
+
+/*
+ * Drops what is left of the queue, except for a quantum on the link: a
+ * transfer that has begun on a bus cannot be called back. When that has ended
+ * too, the reset is acknowledged.
+ */
+void vfetch_queue_reset_progress(VfetchQueue *q)
+{
+    VfetchTransfer *cur = q->fn->dev->cur;
+    VfetchTransfer *x, *next;
+
+    QTAILQ_FOREACH_SAFE(x, &q->open, queue_link, next) {
+        if (x != cur) {
+            vfetch_transfer_free(x);
+        }
+    }
+    free_all(&q->held);
+    free_all(&q->late);
+    if (QTAILQ_EMPTY(&q->open) && !q->wedged) {
+        queue_empty(q);
+    }
+}
+
+void vfetch_queue_control(VfetchQueue *q, uint32_t value)
+{
+    if (value & VFETCH_QCTL_RESET) {
+        if (!q->enabled) {
+            q->error = VFETCH_QERR_NONE;
+        } else if (!q->resetting) {
+            q->resetting = true;
+            vfetch_queue_reset_progress(q);
+        }
+    } else if (value & VFETCH_QCTL_ENABLE) {
+        queue_enable(q);
+    }
+}
+
+/* ---- functions ---------------------------------------------------------- */
+
+/* Its memory may be in use: it has a queue that is not disabled. */
+bool vfetch_function_active(const VfetchFunction *f)
+{
+    for (uint32_t i = 0; i < f->dev->queues; i++) {
+        if (f->queue[i].enabled) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void vfetch_function_init(VfetchFunction *f)
+{
+    for (int i = 0; i < VFETCH_LANES; i++) {
+        QTAILQ_INIT(&f->lane[i].list);
+    }
+    for (uint32_t i = 0; i < VFETCH_MAX_QUEUES; i++) {
+        VfetchQueue *q = &f->queue[i];
+
+        q->fn = f;
+        q->index = i;
+        QTAILQ_INIT(&q->open);
+        QTAILQ_INIT(&q->held);
+        QTAILQ_INIT(&q->late);
+    }
+    f->weight = VFETCH_DEFAULT_WEIGHT;
+}
+
+/* FLR, VF disable, power-on: everything at once, and the memory with it. */
+void vfetch_function_reset(VfetchFunction *f)
+{
+    for (uint32_t i = 0; i < VFETCH_MAX_QUEUES; i++) {
+        VfetchQueue *q = &f->queue[i];
+
+        free_all(&q->open);
+        free_all(&q->held);
+        free_all(&q->late);
+        queue_empty(q);
+        q->sq_base = 0;
+        q->cq_base = 0;
+        q->order = 0;
+        q->vector = 0;
+        q->class = 0;
+    }
+    f->messages = 0;
+    memset(&f->count, 0, sizeof(f->count));
+    f->generation++;
+    vfetch_memory_scrub(f->dev, f->base, f->size);
+}

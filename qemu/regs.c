@@ -1,0 +1,362 @@
+/*
+ * vfetch: BAR0.
+ *
+ * SPDX-License-Identifier: GPL-2.0
+ */
+#include "qemu/osdep.h"
+#include "vfetch.h"
+
+uint64_t vfetch_half_read(uint64_t value, hwaddr addr, unsigned size)
+{
+    return size == 8 ? value : extract64(value, addr & 4 ? 32 : 0, 32);
+}
+
+uint64_t vfetch_half_write(uint64_t old, hwaddr addr, uint64_t val,
+                           unsigned size)
+{
+    return size == 8 ? val : deposit64(old, addr & 4 ? 32 : 0, 32, val);
+}
+
+/* The queue whose register is at @addr, and which of its registers that is. */
+static VfetchQueue *queue_at(VfetchFunction *f, hwaddr addr, uint32_t *reg)
+{
+    hwaddr index = (addr - VFETCH_QUEUE_BASE) / VFETCH_QUEUE_STRIDE;
+
+    if (addr < VFETCH_QUEUE_BASE || index >= f->dev->queues) {
+        return NULL;
+    }
+    *reg = (addr - VFETCH_QUEUE_BASE) % VFETCH_QUEUE_STRIDE;
+    return &f->queue[index];
+}
+
+static bool queue_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
+{
+    uint32_t reg;
+    VfetchQueue *q = queue_at(f, addr, &reg);
+
+    if (!q) {
+        return false;
+    }
+    switch (reg) {
+    case VFETCH_QREG_ORDER:
+        *val = q->order;
+        return true;
+    case VFETCH_QREG_VECTOR:
+        *val = q->vector;
+        return true;
+    case VFETCH_QREG_CLASS:
+        *val = q->class;
+        return true;
+    case VFETCH_QREG_STATUS:
+        *val = (q->enabled ? VFETCH_QSTAT_ENABLED : 0) |
+               (q->resetting ? VFETCH_QSTAT_RESETTING : 0) |
+               (q->error << VFETCH_QSTAT_ERROR_SHIFT);
+        return true;
+    case VFETCH_QREG_SQ_HEAD:
+        *val = q->sq_head;
+        return true;
+    case VFETCH_QREG_CQ_TAIL:
+        *val = q->cq_tail & VFETCH_INDEX_MASK;
+        return true;
+    case VFETCH_QREG_CONTROL:
+    case VFETCH_QREG_SQ_TAIL:
+    case VFETCH_QREG_CQ_HEAD:
+        *val = 0;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
+{
+    VfetchDevice *d = f->dev;
+
+    switch (addr) {
+    case VFETCH_REG_ID:
+        *val = VFETCH_ID;
+        return true;
+    case VFETCH_REG_VERSION:
+        *val = VFETCH_VERSION_MAJOR << 16 | VFETCH_VERSION_MINOR;
+        return true;
+    case VFETCH_REG_FUNCTION:
+        *val = f->index;
+        return true;
+    case VFETCH_REG_CAPS:
+        *val = f->index ? 0 : VFETCH_CAP_PF | (d->test ? VFETCH_CAP_TEST : 0);
+        return true;
+    case VFETCH_REG_QUEUES:
+        *val = d->queues;
+        return true;
+    case VFETCH_REG_MAX_ORDER:
+        *val = VFETCH_MAX_ORDER;
+        return true;
+    case VFETCH_REG_MAX_SG:
+        *val = VFETCH_MAX_SG;
+        return true;
+    case VFETCH_REG_MAX_BYTES:
+        *val = VFETCH_MAX_BYTES;
+        return true;
+    case VFETCH_REG_LINK_LATENCY_NS:
+        *val = d->link_latency_ns;
+        return true;
+    case VFETCH_REG_LINK_BYTES_PER_US:
+        *val = d->link_bytes_per_us;
+        return true;
+    case VFETCH_REG_LINK_WEIGHT:
+        *val = f->weight;
+        return true;
+    case VFETCH_REG_LINK_QUANTUM:
+        *val = d->link_quantum;
+        return true;
+    case VFETCH_REG_MEM_BYTES_PER_US:
+        *val = d->mem_bytes_per_us;
+        return true;
+    case VFETCH_REG_GENERATION:
+        *val = f->generation;
+        return true;
+    case VFETCH_REG_DEPTH:
+        *val = f->count.depth;
+        return true;
+    case VFETCH_REG_DEPTH_MAX:
+        *val = f->count.depth_max;
+        return true;
+    default:
+        break;
+    }
+    if (f->index == 0) {
+        switch (addr) {
+        case VFETCH_REG_PART_INDEX:
+            *val = d->part_index;
+            return true;
+        case VFETCH_REG_PART_COUNT:
+            *val = d->total_vfs + 1;
+            return true;
+        case VFETCH_REG_PART_WEIGHT:
+            *val = d->part_weight;
+            return true;
+        case VFETCH_REG_PART_COMMAND:
+            *val = 0;
+            return true;
+        case VFETCH_REG_PART_RESULT:
+            *val = d->part_result;
+            return true;
+        case VFETCH_REG_PART_GRANULE:
+            *val = VFETCH_PART_GRANULE;
+            return true;
+        default:
+            break;
+        }
+    }
+    return queue_read32(f, addr, val);
+}
+
+static bool read64(VfetchFunction *f, hwaddr addr, uint64_t *val)
+{
+    VfetchDevice *d = f->dev;
+    VfetchQueue *q;
+    uint32_t reg;
+
+    switch (addr) {
+    case VFETCH_REG_MEM_SIZE:
+        *val = f->size;
+        return true;
+    case VFETCH_REG_WINDOW_SIZE:
+        *val = memory_region_size(&f->window);
+        return true;
+    case VFETCH_REG_TIME:
+        *val = vfetch_now();
+        return true;
+    case VFETCH_REG_BYTES_READ:
+        *val = f->count.bytes_read;
+        return true;
+    case VFETCH_REG_BYTES_WRITTEN:
+        *val = f->count.bytes_written;
+        return true;
+    case VFETCH_REG_BYTES_INTERNAL:
+        *val = f->count.bytes_internal;
+        return true;
+    case VFETCH_REG_TRANSFERS:
+        *val = f->count.transfers;
+        return true;
+    case VFETCH_REG_ERRORS:
+        *val = f->count.errors;
+        return true;
+    case VFETCH_REG_QUEUE_ERRORS:
+        *val = f->count.queue_errors;
+        return true;
+    case VFETCH_REG_BUSY_NS:
+        *val = f->count.busy_ns;
+        return true;
+    case VFETCH_REG_WAIT_NS:
+        *val = f->count.wait_ns;
+        return true;
+    case VFETCH_REG_INTERRUPTS:
+        *val = f->count.interrupts;
+        return true;
+    default:
+        break;
+    }
+    if (f->index == 0) {
+        switch (addr) {
+        case VFETCH_REG_PART_BASE:
+            *val = d->part_base;
+            return true;
+        case VFETCH_REG_PART_SIZE:
+            *val = d->part_size;
+            return true;
+        case VFETCH_REG_MEM_TOTAL:
+            *val = d->mem_size;
+            return true;
+        default:
+            break;
+        }
+    }
+    q = queue_at(f, addr, &reg);
+    if (q && reg == VFETCH_QREG_SQ_BASE) {
+        *val = q->sq_base;
+        return true;
+    }
+    if (q && reg == VFETCH_QREG_CQ_BASE) {
+        *val = q->cq_base;
+        return true;
+    }
+    return false;
+}
+
+static bool queue_write32(VfetchFunction *f, hwaddr addr, uint32_t val)
+{
+    uint32_t reg;
+    VfetchQueue *q = queue_at(f, addr, &reg);
+
+    if (!q) {
+        return false;
+    }
+    switch (reg) {
+    case VFETCH_QREG_ORDER:
+        q->order = q->enabled ? q->order : val;
+        return true;
+    case VFETCH_QREG_VECTOR:
+        q->vector = q->enabled ? q->vector : val;
+        return true;
+    case VFETCH_QREG_CLASS:
+        q->class = q->enabled ? q->class : val;
+        return true;
+    case VFETCH_QREG_CONTROL:
+        vfetch_queue_control(q, val);
+        return true;
+    case VFETCH_QREG_SQ_TAIL:
+        vfetch_queue_sq_tail(q, val);
+        return true;
+    case VFETCH_QREG_CQ_HEAD:
+        vfetch_queue_cq_head(q, val);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool write32(VfetchFunction *f, hwaddr addr, uint32_t val)
+{
+    VfetchDevice *d = f->dev;
+
+    if (f->index == 0) {
+        switch (addr) {
+        case VFETCH_REG_PART_INDEX:
+            vfetch_part_select(d, val);
+            return true;
+        case VFETCH_REG_PART_WEIGHT:
+            d->part_weight = val;
+            return true;
+        case VFETCH_REG_PART_COMMAND:
+            vfetch_part_command(d, val);
+            return true;
+        default:
+            break;
+        }
+    }
+    return queue_write32(f, addr, val);
+}
+
+/* The register of 8 bytes at @addr if it can be written, else NULL. */
+static uint64_t *writable64(VfetchFunction *f, hwaddr addr)
+{
+    VfetchDevice *d = f->dev;
+    uint32_t reg;
+    VfetchQueue *q = queue_at(f, addr, &reg);
+
+    if (f->index == 0 && addr == VFETCH_REG_PART_BASE) {
+        return &d->part_base;
+    }
+    if (f->index == 0 && addr == VFETCH_REG_PART_SIZE) {
+        return &d->part_size;
+    }
+    if (q && !q->enabled && reg == VFETCH_QREG_SQ_BASE) {
+        return &q->sq_base;
+    }
+    if (q && !q->enabled && reg == VFETCH_QREG_CQ_BASE) {
+        return &q->cq_base;
+    }
+    return NULL;
+}
+
+static bool whole_access(hwaddr addr, unsigned size)
+{
+    return (size == 4 || size == 8) && addr % size == 0;
+}
+
+static uint64_t regs_read(void *opaque, hwaddr addr, unsigned size)
+{
+    VfetchFunction *f = opaque;
+    VfetchDevice *d = f->dev;
+    uint64_t val64;
+    uint32_t val32;
+
+    if (vfetch_ignores_access(d) || !whole_access(addr, size)) {
+        return vfetch_ones(size);
+    }
+    vfetch_link_run(d);
+    if (size == 4 && read32(f, addr, &val32)) {
+        val64 = val32;
+    } else if (read64(f, addr & ~UINT64_C(7), &val64)) {
+        val64 = vfetch_half_read(val64, addr, size);
+    } else {
+        val64 = vfetch_ones(size);
+    }
+    vfetch_messages_send(d);
+    return val64;
+}
+
+static void regs_write(void *opaque, hwaddr addr, uint64_t val, unsigned size)
+{
+    VfetchFunction *f = opaque;
+    VfetchDevice *d = f->dev;
+    uint64_t *reg64;
+
+    if (vfetch_ignores_access(d) || !whole_access(addr, size)) {
+        return;
+    }
+    vfetch_link_run(d);
+    if (size != 4 || !write32(f, addr, val)) {
+        reg64 = writable64(f, addr & ~UINT64_C(7));
+        if (reg64) {
+            *reg64 = vfetch_half_write(*reg64, addr, val, size);
+        }
+    }
+    vfetch_link_arm(d);
+    vfetch_messages_send(d);
+}
+
+static const MemoryRegionOps regs_ops = {
+    .read = regs_read,
+    .write = regs_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
+    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
+};
+
+void vfetch_regs_init(VfetchFunction *f, Object *owner)
+{
+    memory_region_init_io(&f->regs, owner, &regs_ops, f, "vfetch-regs",
+                          VFETCH_BAR_REGS_BYTES);
+}

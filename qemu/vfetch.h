@@ -1,0 +1,340 @@
+/*
+ * The vfetch device: what its files share.
+ *
+ * SPDX-License-Identifier: GPL-2.0
+ *
+ *   pci.c       PF and VF as PCI functions: identity, BARs, reset, properties
+ *   regs.c      BAR0: decoding of registers, counters
+ *   memory.c    device memory: partitions, scrubbing, the BAR2 window
+ *   queue.c     queue pairs: life cycle, doorbells, fetching, completions
+ *   transfer.c  descriptors: validation, moving the data
+ *   link.c      time: who uses the link when, and what happens next
+ *   interrupt.c MSI-X messages
+ *   fault.c     faults on demand: rules, BAR5, x-inject
+ *   hotplug.c   surprise removal
+ *
+ * Everything runs under the BQL. Two rules keep a guest from using the device
+ * against itself:
+ *
+ *   - DMA only ever reaches RAM (vfetch_dma_*), so it cannot enter the device
+ *     again through its own registers while lists are being walked.
+ *   - A message can be aimed at any address. Messages are sent only when the
+ *     device's state is consistent, and register accesses that they cause are
+ *     ignored (interrupt.c).
+ */
+#ifndef QEMU_VFETCH_H
+#define QEMU_VFETCH_H
+
+#include "hw/pci/pci_device.h"
+#include "qemu/queue.h"
+#include "qemu/timer.h"
+#include "qom/object.h"
+#include "vfetch_hw.h"
+
+#define TYPE_VFETCH     "vfetch"
+#define TYPE_VFETCH_VF  "vfetch-vf"
+
+/* Limits that the driver reads from registers. */
+#define VFETCH_MAX_SG           1024
+#define VFETCH_MAX_BYTES        (16 * 1024 * 1024)
+#define VFETCH_PART_GRANULE     (64 * 1024)
+#define VFETCH_DEFAULT_WEIGHT   16
+
+/* Descriptors of one queue that are fetched and not completed, at most. */
+#define VFETCH_MAX_INFLIGHT     256
+
+typedef struct VfetchDevice VfetchDevice;
+typedef struct VfetchFunction VfetchFunction;
+typedef struct VfetchQueue VfetchQueue;
+typedef struct VfetchTransfer VfetchTransfer;
+
+DECLARE_INSTANCE_CHECKER(VfetchDevice, VFETCH, TYPE_VFETCH)
+
+typedef QTAILQ_HEAD(, VfetchTransfer) VfetchTransferList;
+
+/* What the rules that hit a descriptor want done to it (fault.c). */
+typedef struct VfetchFaults {
+    uint32_t kinds;             /* bit n: VFETCH_FAULT_* n */
+    uint64_t arg[VFETCH_FAULT_KINDS + 1];
+} VfetchFaults;
+
+/* Where a transfer is; says which of its queue's lists it is on. */
+typedef enum VfetchTransferState {
+    VFETCH_LANE,                /* open: waiting for the link, or on it */
+    VFETCH_STUCK,               /* open: held up by a fault */
+    VFETCH_DELAYED,             /* open: served, ends later */
+    VFETCH_HELD,                /* held: ended, no room in the completion ring */
+    VFETCH_LATE,                /* late: completed, its data follows */
+} VfetchTransferState;
+
+/* How a transfer is served once it is the first of its lane. */
+typedef enum VfetchService {
+    VFETCH_BY_LINK,             /* read, write */
+    VFETCH_BY_MEMORY,           /* fill, copy */
+    VFETCH_AT_ONCE,             /* nothing to move: fence, errors */
+} VfetchService;
+
+/* A descriptor from when it is fetched until nothing of it is left. */
+struct VfetchTransfer {
+    VfetchQueue *queue;
+    VfetchTransferState state;
+    VfetchService service;
+    uint8_t opcode;
+    uint8_t flags;
+    uint16_t sg_entries;
+    uint16_t status;
+    uint32_t bytes;
+    uint32_t served;            /* of them, by the link */
+    uint32_t moved;             /* of those, for the completion */
+    uint32_t tag;
+    uint64_t transaction;
+    uint64_t device_addr;
+    uint64_t host_addr;
+    int64_t ready_at;
+    int64_t ended_at;
+    uint8_t copies;             /* completions still to be posted */
+    bool counted;               /* in the function's DEPTH */
+    VfetchFaults *faults;       /* NULL: none */
+    struct vfetch_sg *sg;       /* read when service begins */
+    uint32_t sg_next;           /* entry that holds the next byte to move */
+    uint32_t sg_offset;         /* of that byte in the entry */
+    QTAILQ_ENTRY(VfetchTransfer) lane_link;
+    QTAILQ_ENTRY(VfetchTransfer) queue_link;
+    QTAILQ_ENTRY(VfetchTransfer) due_link;
+    int64_t due;                /* DELAYED and LATE */
+};
+
+struct VfetchQueue {
+    VfetchFunction *fn;
+    uint32_t index;
+
+    /* Registers. */
+    uint64_t sq_base;
+    uint64_t cq_base;
+    uint32_t order;
+    uint32_t vector;
+    uint32_t class;
+    bool enabled;
+    bool resetting;
+    uint8_t error;              /* VFETCH_QERR_* */
+
+    uint16_t sq_tail;
+    uint16_t sq_head;
+    /* Free-running; the ring and the registers see the low 16 bits. */
+    uint64_t cq_head;
+    uint64_t cq_tail;
+    uint64_t cq_loud;           /* end of the last completion that interrupts */
+    bool armed;
+
+    bool stuck;                 /* fetches nothing: VFETCH_FAULT_STUCK */
+    bool wedged;                /* acknowledges no reset either */
+
+    VfetchTransferList open;    /* in the order of fetching */
+    VfetchTransferList held;    /* in the order of ending */
+    VfetchTransferList late;
+    uint32_t inflight;          /* on any of the three */
+    int64_t last_end;           /* when the last one left `open` */
+};
+
+/* First in, first out: one for ordered and one for relaxed per class. */
+typedef struct VfetchLane {
+    VfetchTransferList list;
+    int64_t since;              /* when the first one became the first */
+} VfetchLane;
+
+#define VFETCH_CLASSES  2
+#define VFETCH_LANES    (2 * VFETCH_CLASSES)
+
+/* In the order of precedence; within a class the two alternate. */
+static inline int vfetch_lane_index(uint32_t class, bool relaxed)
+{
+    return 2 * (class == VFETCH_CLASS_PRIORITY ? 0 : 1) + (relaxed ? 0 : 1);
+}
+
+typedef struct VfetchCounters {
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    uint64_t bytes_internal;
+    uint64_t transfers;
+    uint64_t errors;
+    uint64_t queue_errors;
+    uint64_t busy_ns;
+    uint64_t wait_ns;
+    uint64_t interrupts;
+    uint32_t depth;
+    uint32_t depth_max;
+} VfetchCounters;
+
+struct VfetchFunction {
+    VfetchDevice *dev;
+    PCIDevice *pci;
+    uint32_t index;             /* 0: PF, n: the nth VF */
+    uint32_t generation;
+
+    uint64_t base;              /* partition of device memory */
+    uint64_t size;
+    uint32_t weight;
+
+    VfetchQueue queue[VFETCH_MAX_QUEUES];
+    VfetchCounters count;
+
+    VfetchLane lane[VFETCH_LANES];
+    uint32_t queued;            /* transfers on all lanes */
+    QTAILQ_ENTRY(VfetchFunction) busy_link; /* while queued != 0 */
+    bool relaxed_last;          /* which of an alternating pair was served */
+    uint64_t share;             /* virtual time of the fair queueing */
+    int64_t last_served;        /* when its last quantum ended */
+
+    uint32_t messages;          /* bit v: vector v wants a message */
+
+    MemoryRegion regs;
+    MemoryRegion window;
+};
+
+typedef struct VfetchRule {
+    uint32_t function;
+    uint32_t queue;
+    uint32_t opcode;
+    uint32_t kind;
+    uint32_t skip;
+    uint32_t count;
+    uint64_t arg;
+} VfetchRule;
+
+struct VfetchDevice {
+    PCIDevice parent_obj;
+    VfetchFunction pf;
+    VfetchFunction *fn[VFETCH_MAX_VFS + 1];
+
+    /* Properties. */
+    uint32_t total_vfs;
+    uint64_t mem_size;
+    uint64_t window_size;
+    uint64_t vf_window_size;
+    uint32_t queues;
+    uint32_t link_latency_ns;
+    uint32_t link_bytes_per_us;
+    uint32_t link_quantum;
+    uint32_t mem_bytes_per_us;
+    bool test;
+
+    uint8_t *mem;
+    bool gone;                  /* removed by surprise, or unrealized */
+    bool in_message;            /* a message is being sent */
+
+    /* Partition registers. */
+    uint32_t part_index;
+    uint64_t part_base;
+    uint64_t part_size;
+    uint32_t part_weight;
+    uint32_t part_result;
+
+    /* The link (link.c). */
+    QEMUTimer *timer;
+    QTAILQ_HEAD(, VfetchFunction) busy;
+    VfetchTransfer *cur;        /* owner of the quantum on the link */
+    uint32_t cur_bytes;
+    int64_t cur_end;
+    int64_t link_free;          /* when the last quantum ended */
+    uint64_t share;             /* virtual time */
+    QTAILQ_HEAD(, VfetchTransfer) due; /* DELAYED and LATE, soonest first */
+
+    /* Faults on demand (fault.c). */
+    MemoryRegion test_regs;
+    VfetchRule rule[VFETCH_TEST_RULES];
+    uint32_t rules;
+    VfetchRule test_rule;       /* being written in BAR5 */
+    uint32_t test_result;
+    uint32_t hits[VFETCH_MAX_VFS + 1][VFETCH_FAULT_KINDS + 1];
+};
+
+static inline int64_t vfetch_now(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+}
+
+/* Registers that are not there, and a device that is not: all ones. */
+static inline uint64_t vfetch_ones(unsigned size)
+{
+    return size >= 8 ? UINT64_MAX : (UINT64_C(1) << (8 * size)) - 1;
+}
+
+static inline bool vfetch_ignores_access(VfetchDevice *d)
+{
+    return d->gone || d->in_message;
+}
+
+/* regs.c */
+void vfetch_regs_init(VfetchFunction *f, Object *owner);
+
+/*
+ * A register of 4 or 8 bytes at @reg. The part that an access of @size bytes at
+ * @addr reaches (all of it, or a half of 8 bytes) is merged in or taken out.
+ */
+uint64_t vfetch_half_read(uint64_t value, hwaddr addr, unsigned size);
+uint64_t vfetch_half_write(uint64_t old, hwaddr addr, uint64_t val,
+                           unsigned size);
+
+/* memory.c */
+bool vfetch_memory_init(VfetchDevice *d, Error **errp);
+void vfetch_memory_free(VfetchDevice *d);
+void vfetch_memory_power_on(VfetchDevice *d);
+void vfetch_memory_scrub(VfetchDevice *d, uint64_t base, uint64_t size);
+void vfetch_memory_fill(VfetchDevice *d, uint64_t at, uint64_t bytes,
+                        uint64_t pattern);
+bool vfetch_memory_in_range(const VfetchFunction *f, uint64_t addr,
+                            uint64_t bytes);
+void vfetch_window_init(VfetchFunction *f, Object *owner, uint64_t size);
+void vfetch_part_select(VfetchDevice *d, uint32_t index);
+void vfetch_part_command(VfetchDevice *d, uint32_t command);
+
+/* queue.c */
+void vfetch_function_init(VfetchFunction *f);
+void vfetch_function_reset(VfetchFunction *f);
+bool vfetch_function_active(const VfetchFunction *f);
+void vfetch_queue_control(VfetchQueue *q, uint32_t value);
+void vfetch_queue_sq_tail(VfetchQueue *q, uint32_t value);
+void vfetch_queue_cq_head(VfetchQueue *q, uint32_t value);
+void vfetch_queue_fetch(VfetchQueue *q, int64_t now);
+void vfetch_queue_release(VfetchQueue *q, int64_t now);
+void vfetch_queue_reset_progress(VfetchQueue *q);
+void vfetch_transfer_ended(VfetchTransfer *x, int64_t now);
+void vfetch_transfer_due(VfetchTransfer *x, int64_t now);
+void vfetch_transfer_free(VfetchTransfer *x);
+
+/* transfer.c */
+void vfetch_transfer_validate(VfetchTransfer *x, const struct vfetch_desc *desc);
+void vfetch_transfer_move(VfetchTransfer *x, uint32_t bytes);
+void vfetch_transfer_move_all(VfetchTransfer *x);
+bool vfetch_dma_read(VfetchFunction *f, uint64_t addr, void *buf, uint64_t len);
+bool vfetch_dma_write(VfetchFunction *f, uint64_t addr, const void *buf,
+                      uint64_t len);
+
+/* link.c */
+void vfetch_link_init(VfetchDevice *d);
+void vfetch_link_exit(VfetchDevice *d);
+void vfetch_link_run(VfetchDevice *d);
+void vfetch_link_arm(VfetchDevice *d);
+void vfetch_lane_add(VfetchTransfer *x);
+void vfetch_lane_remove(VfetchTransfer *x, int64_t now);
+void vfetch_due_add(VfetchTransfer *x, int64_t due);
+void vfetch_due_remove(VfetchTransfer *x);
+uint64_t vfetch_duration_ns(uint64_t bytes, uint32_t bytes_per_us);
+
+/* interrupt.c */
+void vfetch_message(VfetchFunction *f, uint32_t vector);
+void vfetch_messages_send(VfetchDevice *d);
+
+/* fault.c */
+void vfetch_fault_class_init(ObjectClass *klass);
+void vfetch_fault_regs_init(VfetchDevice *d);
+void vfetch_fault_apply(VfetchTransfer *x);
+static inline bool vfetch_fault(const VfetchTransfer *x, unsigned kind)
+{
+    return x->faults && (x->faults->kinds & (1u << kind));
+}
+
+/* hotplug.c */
+void vfetch_hotplug_class_init(ObjectClass *klass);
+
+#endif /* QEMU_VFETCH_H */

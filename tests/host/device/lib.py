@@ -1,0 +1,539 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The device without a guest: QEMU's qtest protocol, enough of PCI to reach the
+functions, and a driver of queues that does what it is told, wrong things too.
+
+Every number comes out of include/vfetch_hw.h; see Header.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections import namedtuple
+
+TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
+
+
+class Header:
+    """The #defines of a C header as attributes, its structs as Struct."""
+
+    _SIZES = {"__u8": "B", "__u16": "H", "__u32": "I", "__u64": "Q"}
+
+    def __init__(self, path, prefix):
+        text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
+        for name, value in re.findall(rf"^#define\s+{prefix}(\w+)\s+(\S+)\s*$", text, re.M):
+            setattr(self, name, int(value, 0))
+        for name, body in re.findall(rf"struct {prefix.lower()}(\w+)\s*{{(.*?)}};", text, re.S):
+            code, fields = "<", []
+            for kind, field, count in re.findall(r"(__u\d+)\s+(\w+)(?:\[(\d+)\])?;", body):
+                for i in range(int(count or 1)):
+                    code += self._SIZES[kind]
+                    fields.append(field + (str(i) if count else ""))
+            setattr(self, name, Struct(code, fields))
+
+
+class Struct:
+    def __init__(self, code, fields):
+        self.fields = fields
+        self._code = struct.Struct(code)
+        self.size = self._code.size
+        self._tuple = namedtuple("Fields", fields, defaults=[0] * len(fields))
+
+    def pack(self, **values):
+        return self._code.pack(*self._tuple(**values))
+
+    def unpack(self, data):
+        return self._tuple(*self._code.unpack(data))
+
+    def offset(self, field):
+        i = self.fields.index(field)
+        return struct.calcsize(self._code.format[: i + 1])
+
+
+HW = Header(os.path.join(TOP, "include/vfetch_hw.h"), "VFETCH_")
+
+
+class Machine:
+    """A q35 with a hot-plug slot and, unless told otherwise, a device in it."""
+
+    RAM = 64 << 20
+    ECAM = 0xB0000000
+    SLOT = 4 << 3  # 00:04.0
+    MEM32 = 0xC0000000
+    MEM64 = 0x10_0000_0000
+
+    def __init__(self, plug=True, bus_numbers=1, qemu=(), **properties):
+        self.dir = tempfile.mkdtemp(prefix="vfetch-qtest-")
+        self.properties = properties
+        self.log = open(os.path.join(self.dir, "log"), "w+b")
+        listeners = {}
+        for name in ("qtest", "qmp"):
+            s = socket.socket(socket.AF_UNIX)
+            s.bind(os.path.join(self.dir, name))
+            s.listen(1)
+            s.settimeout(20)
+            listeners[name] = s
+        command = [
+            "qemu-system-x86_64", "-machine", "q35", "-accel", "qtest", "-m", str(self.RAM >> 20),
+            "-nodefaults", "-display", "none",
+            "-qtest", f"unix:{self.dir}/qtest", "-qtest-log", "none", "-qmp", f"unix:{self.dir}/qmp",
+            "-device", "pcie-root-port,id=rp,bus=pcie.0,addr=4,chassis=1,slot=1", *qemu,
+        ]
+        if plug:
+            command += ["-device", ",".join(["vfetch", "id=dev", "bus=rp"] + self._options())]
+        so = os.environ["VFETCH_DEVICE_SO"]
+        qtest = os.path.join(os.path.dirname(so), "qtest-accel.so")
+        env = dict(os.environ, LD_PRELOAD=f"{so}:{qtest}")
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
+                                        stdout=self.log, stderr=self.log)
+        try:
+            self._qtest = self._accept(listeners["qtest"])
+            self._qmp = self._accept(listeners["qmp"])
+        except Exception:
+            self.close()
+            raise
+        finally:
+            for s in listeners.values():
+                s.close()
+        self._events = []
+        self._qmp_line()
+        self.qmp("qmp_capabilities")
+        self.free = 1 << 20
+        self.now = 0
+        self._setup_bridge()
+        self.pf = PF(self) if plug else None
+
+    def _options(self):
+        return [f"{k.replace('__', '-')}={v}" for k, v in self.properties.items()]
+
+    def _accept(self, listener):
+        while True:
+            listener.settimeout(0.2)
+            try:
+                connection, _ = listener.accept()
+                break
+            except socket.timeout:
+                if self.process.poll() is not None:
+                    raise Died(self.output()) from None
+        connection.settimeout(60)
+        return connection.makefile("rwb", buffering=0)
+
+    def output(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+    def close(self):
+        """Ends QEMU; returns its exit status (negative: killed by that signal)."""
+        if self.process.poll() is None:
+            try:
+                self.qmp("quit")
+                self.process.wait(10)
+            except Exception:
+                self.process.kill()
+        status = self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return status
+
+    # ---- qtest --------------------------------------------------------------
+
+    def command(self, *words):
+        self._qtest.write((" ".join(str(w) for w in words) + "\n").encode())
+        while True:
+            line = receive(self._qtest).decode().strip()
+            if not line:
+                self._died(" ".join(str(w) for w in words)[:100])
+            if line.startswith("IRQ"):
+                continue
+            status, *rest = line.split()
+            if status != "OK":
+                raise RuntimeError(f"{words}: {line}")
+            return rest
+
+    def read(self, addr, size):
+        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
+        return int(self.command("read" + letter, hex(addr))[0], 0) & ((1 << 8 * size) - 1)
+
+    def write(self, addr, size, value):
+        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
+        self.command("write" + letter, hex(addr), hex(value & ((1 << 8 * size) - 1)))
+
+    def peek(self, addr, size):
+        return base64.b64decode(self.command("b64read", hex(addr), size)[0]) if size else b""
+
+    def poke(self, addr, data):
+        if data:
+            self.command("b64write", hex(addr), len(data), base64.b64encode(data).decode())
+
+    def step(self, ns):
+        """Lets ns nanoseconds pass."""
+        self.now = int(self.command("clock_step", ns)[0], 0)
+
+    def alloc(self, size, align=4096):
+        """Host memory, never given back: machines are short-lived."""
+        self.free = -(-self.free // align) * align
+        addr = self.free
+        self.free += size
+        if self.free > self.RAM:
+            raise MemoryError("out of guest memory")
+        return addr
+
+    def _died(self, at):
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        raise Died(f"QEMU ended ({self.process.returncode}) at: {at}\n{self.output()}")
+
+    # ---- QMP ----------------------------------------------------------------
+
+    def qmp(self, execute, **arguments):
+        self._qmp.write((json.dumps({"execute": execute, "arguments": arguments}) + "\n").encode())
+        while True:
+            answer = self._qmp_line()
+            if "event" in answer:
+                self._events.append(answer)
+            elif "error" in answer:
+                raise QmpError(answer["error"]["desc"])
+            else:
+                return answer["return"]
+
+    def _qmp_line(self):
+        line = receive(self._qmp)
+        if not line:
+            self._died("QMP")
+        return json.loads(line)
+
+    def event(self, name):
+        """Waits for an event."""
+        while True:
+            for e in self._events:
+                if e["event"] == name:
+                    self._events.remove(e)
+                    return e
+            answer = self._qmp_line()
+            if "event" in answer:
+                self._events.append(answer)
+
+    def plug(self, **properties):
+        self.properties = properties or self.properties
+        options = {k.replace("__", "-"): v for k, v in self.properties.items()}
+        self.qmp("device_add", driver="vfetch", id="dev", bus="rp", **options)
+        self.pf = PF(self)
+        return self.pf
+
+    def inject(self, text):
+        self.qmp("qom-set", path="dev", property="x-inject", value=text)
+
+    def injected(self):
+        return self.qmp("qom-get", path="dev", property="x-inject")
+
+    # ---- PCI ----------------------------------------------------------------
+
+    def config(self, bus, devfn):
+        return self.ECAM + (bus << 20) + (devfn << 12)
+
+    def _setup_bridge(self):
+        self.command("outl", "0xcf8", "0x80000064")
+        self.command("outl", "0xcfc", "0x0")
+        self.command("outl", "0xcf8", "0x80000060")
+        self.command("outl", "0xcfc", hex(self.ECAM | 1))
+        slot = self.config(0, self.SLOT)
+        self.write(slot + 0x18, 4, 0x00010100)  # secondary and subordinate bus 1
+        self.write(slot + 0x20, 4, ((self.MEM32 + 0x1FFFFFFF) & 0xFFF00000) | self.MEM32 >> 16)
+        base, limit = self.MEM64, self.MEM64 + (1 << 36) - 1
+        self.write(slot + 0x24, 4, (limit & 0xFFF00000) | (base >> 16) & 0xFFF0)
+        self.write(slot + 0x28, 4, base >> 32)
+        self.write(slot + 0x2C, 4, limit >> 32)
+        self.write(slot + 0x04, 2, 0x6)
+
+
+def receive(connection):
+    try:
+        return connection.readline()
+    except ConnectionError:
+        return b""
+
+
+class Died(Exception):
+    """QEMU ended by itself."""
+
+
+class QmpError(Exception):
+    pass
+
+
+CAP_EXP, CAP_MSIX = 0x10, 0x11
+EXT_ARI, EXT_SRIOV = 0x0E, 0x10
+COMMAND_MEMORY, COMMAND_MASTER = 2, 4
+
+
+class Function:
+    """A PCI function whose BARs have been placed."""
+
+    def __init__(self, machine, devfn, bars):
+        self.m = machine
+        self.devfn = devfn
+        self.config = machine.config(1, devfn)
+        self.bar = bars
+        self.cap = self._capabilities()
+        self.queues = {}
+
+    def cfg(self, offset, size=4):
+        return self.m.read(self.config + offset, size)
+
+    def set_cfg(self, offset, size, value):
+        self.m.write(self.config + offset, size, value)
+
+    def _capabilities(self):
+        found, at = {}, self.cfg(0x34, 1)
+        while at:
+            found[self.cfg(at, 1)] = at
+            at = self.cfg(at + 1, 1)
+        return found
+
+    def extended(self):
+        found, at = {}, 0x100
+        while at:
+            header = self.cfg(at)
+            if not header or header == 0xFFFFFFFF:
+                break
+            found[header & 0xFFFF] = at
+            at = header >> 20
+        return found
+
+    def enable(self, bits=COMMAND_MEMORY | COMMAND_MASTER):
+        self.set_cfg(4, 2, bits)
+        return self
+
+    def flr(self):
+        """A function level reset, and what Linux restores after it."""
+        bars = [self.cfg(0x10 + 4 * i) for i in range(6)]
+        self.set_cfg(self.cap[CAP_EXP] + 8, 2, 0x8000)
+        for i, bar in enumerate(bars):
+            self.set_cfg(0x10 + 4 * i, 4, bar)
+        self.queues = {}
+        self.enable()
+
+    def reg(self, offset, size=4):
+        return self.m.read(self.bar[HW.BAR_REGS] + offset, size)
+
+    def set_reg(self, offset, value, size=4):
+        self.m.write(self.bar[HW.BAR_REGS] + offset, size, value)
+
+    def counter(self, name):
+        return self.reg(getattr(HW, "REG_" + name), 4 if name.startswith("DEPTH") else 8)
+
+    def window(self, offset, size):
+        return self.m.peek(self.bar[HW.BAR_WINDOW] + offset, size)
+
+    def set_window(self, offset, data):
+        self.m.poke(self.bar[HW.BAR_WINDOW] + offset, data)
+
+    def msix(self, vector):
+        """Sends a vector's messages to host memory. Returns a counter of them:
+        a message writes the data that was set, so 0 there means none since."""
+        where = self.m.alloc(4, 4)
+        entry = self.bar[HW.BAR_MSIX] + 16 * vector
+        for i, value in enumerate((where, 0, 0x1000 + vector, 0)):
+            self.m.write(entry + 4 * i, 4, value)
+        self.set_cfg(self.cap[CAP_MSIX] + 2, 2, 0x8000)
+        return Message(self.m, where)
+
+    def queue(self, index=0, **settings):
+        self.queues[index] = Queue(self, index, **settings)
+        return self.queues[index]
+
+
+class Message:
+    def __init__(self, machine, where):
+        self.m = machine
+        self.where = where
+
+    def taken(self):
+        """Has there been a message since the last call?"""
+        value = self.m.read(self.where, 4)
+        self.m.write(self.where, 4, 0)
+        return value != 0
+
+
+class PF(Function):
+    def __init__(self, machine):
+        m32, m64 = machine.MEM32, machine.MEM64
+        bars = {HW.BAR_REGS: m32, HW.BAR_MSIX: m32 + 0x10000, HW.BAR_TEST: m32 + 0x20000,
+                HW.BAR_WINDOW: m64}
+        config = machine.config(1, 0)
+        for bar, base in bars.items():
+            machine.write(config + 0x10 + 4 * bar, 4, base & 0xFFFFFFFF)
+        machine.write(config + 0x14 + 4 * HW.BAR_WINDOW, 4, m64 >> 32)
+        super().__init__(machine, 0, bars)
+        self.enable()
+        self.vfs = []
+
+    def place_vf_bars(self):
+        sriov = self.extended()[EXT_SRIOV]
+        m32, m64 = self.m.MEM32 + 0x1000000, self.m.MEM64 + (1 << 35)
+        bases = {HW.BAR_REGS: m32, HW.BAR_MSIX: m32 + 0x1000000, HW.BAR_WINDOW: m64}
+        strides = {}
+        for bar, base in bases.items():
+            at = sriov + 0x24 + 4 * bar
+            self.set_cfg(at, 4, 0xFFFFFFFF)
+            mask = self.cfg(at)
+            size = (~(mask & ~0xF) & 0xFFFFFFFF) + 1
+            strides[bar] = size
+            self.set_cfg(at, 4, base & 0xFFFFFFFF)
+        self.set_cfg(sriov + 0x28 + 4 * HW.BAR_WINDOW, 4, m64 >> 32)
+        return sriov, bases, strides
+
+    def enable_vfs(self, n):
+        """SR-IOV on with n VFs; returns them."""
+        sriov, bases, strides = self.place_vf_bars()
+        self.set_cfg(sriov + 0x10, 2, n)
+        self.set_cfg(sriov + 0x08, 2, 0x19)  # VF enable, memory, ARI
+        first, stride = self.cfg(sriov + 0x14, 2), self.cfg(sriov + 0x16, 2)
+        self.vfs = []
+        for i in range(n):
+            bars = {bar: base + i * strides[bar] for bar, base in bases.items()}
+            vf = Function(self.m, first + i * stride, bars)
+            self.vfs.append(vf.enable())
+        return self.vfs
+
+    def disable_vfs(self):
+        sriov = self.extended()[EXT_SRIOV]
+        self.set_cfg(sriov + 0x08, 2, 0)
+        self.vfs = []
+
+    def partition(self, index, base, size, weight=None):
+        """Returns VFETCH_PART_*."""
+        self.set_reg(HW.REG_PART_INDEX, index)
+        self.set_reg(HW.REG_PART_BASE, base, 8)
+        self.set_reg(HW.REG_PART_SIZE, size, 8)
+        if weight is not None:
+            self.set_reg(HW.REG_PART_WEIGHT, weight)
+        self.set_reg(HW.REG_PART_COMMAND, HW.PART_APPLY)
+        return self.reg(HW.REG_PART_RESULT)
+
+    def share_out(self, n, weights=None):
+        """n VFs, and memory in n + 1 equal parts. Returns all functions, PF first."""
+        granule = self.reg(HW.REG_PART_GRANULE)
+        part = self.reg(HW.REG_MEM_TOTAL, 8) // (n + 1) // granule * granule
+        for i in range(n + 1):
+            result = self.partition(i, i * part, part, weights[i] if weights else None)
+            if result != HW.PART_OK:
+                raise RuntimeError(f"partition {i}: {result}")
+        return [self] + self.enable_vfs(n)
+
+    def test(self, offset, size=4):
+        return self.m.read(self.bar[HW.BAR_TEST] + offset, size)
+
+    def set_test(self, offset, value, size=4):
+        self.m.write(self.bar[HW.BAR_TEST] + offset, size, value)
+
+
+class Queue:
+    """A queue pair and its rings in host memory."""
+
+    def __init__(self, function, index, order=6, vector=None, cls=HW.CLASS_ORDINARY,
+                 enable=True, sq=None, cq=None):
+        self.f = function
+        self.m = function.m
+        self.index = index
+        self.at = HW.QUEUE_BASE + index * HW.QUEUE_STRIDE
+        self.entries = 1 << order
+        self.order = order
+        self.sq = self.m.alloc(self.entries * HW.desc.size) if sq is None else sq
+        self.cq = self.m.alloc(self.entries * HW.completion.size) if cq is None else cq
+        self.tail = 0
+        self.head = 0
+        self.transaction = 0
+        self.set(HW.QREG_SQ_BASE, self.sq, 8)
+        self.set(HW.QREG_CQ_BASE, self.cq, 8)
+        self.set(HW.QREG_ORDER, order)
+        self.set(HW.QREG_VECTOR, index if vector is None else vector)
+        self.set(HW.QREG_CLASS, cls)
+        if enable:
+            self.enable()
+
+    def get(self, reg, size=4):
+        return self.f.reg(self.at + reg, size)
+
+    def set(self, reg, value, size=4):
+        self.f.set_reg(self.at + reg, value, size)
+
+    def enable(self):
+        self.m.poke(self.cq, bytes(self.entries * HW.completion.size))
+        self.tail = self.head = 0
+        self.set(HW.QREG_CONTROL, HW.QCTL_ENABLE)
+
+    def status(self):
+        return self.get(HW.QREG_STATUS)
+
+    def error(self):
+        return (self.status() & HW.QSTAT_ERROR_MASK) >> HW.QSTAT_ERROR_SHIFT
+
+    def reset(self):
+        self.set(HW.QREG_CONTROL, HW.QCTL_RESET)
+
+    def push(self, opcode, ring=True, **fields):
+        """Writes a descriptor, and the doorbell. Returns its transaction id."""
+        if "transaction" not in fields:
+            self.transaction += 1
+            fields["transaction"] = self.f.devfn << 48 | self.index << 40 | self.transaction
+        slot = self.tail % self.entries
+        self.m.poke(self.sq + slot * HW.desc.size, HW.desc.pack(opcode=opcode, **fields))
+        self.tail = (self.tail + 1) & HW.INDEX_MASK
+        if ring:
+            self.ring()
+        return fields["transaction"]
+
+    def ring(self, tail=None):
+        self.set(HW.QREG_SQ_TAIL, self.tail if tail is None else tail)
+
+    def take(self, head=True, flags=0):
+        """The completions that have been posted; gives their slots back."""
+        out = []
+        while True:
+            at = self.cq + self.head % self.entries * HW.completion.size
+            c = HW.completion.unpack(self.m.peek(at, HW.completion.size))
+            if (c.phase & HW.PHASE) != (~(self.head >> self.order) & 1):
+                break
+            out.append(c)
+            self.head = (self.head + 1) & HW.INDEX_MASK
+            if len(out) == self.entries:
+                break
+        if head:
+            self.set(HW.QREG_CQ_HEAD, self.head | flags)
+        return out
+
+    def run(self, opcode, ns=10_000_000, **fields):
+        """One descriptor to its end; returns its completion."""
+        self.push(opcode, **fields)
+        self.m.step(ns)
+        completions = self.take()
+        if len(completions) != 1:
+            raise AssertionError(f"{len(completions)} completions for one descriptor")
+        return completions[0]
+
+    def write(self, device_addr, data, **fields):
+        host = self.m.alloc(len(data), 1)
+        self.m.poke(host, data)
+        return self.run(HW.OP_WRITE, device_addr=device_addr, host_addr=host, bytes=len(data), **fields)
+
+    def read(self, device_addr, size, **fields):
+        """Returns the data; raises unless the status is OK."""
+        host = self.m.alloc(size, 1)
+        c = self.run(HW.OP_READ, device_addr=device_addr, host_addr=host, bytes=size, **fields)
+        if c.status != HW.STATUS_OK:
+            raise AssertionError(f"status {c.status}")
+        return self.m.peek(host, size)
+
+    def sg(self, *pieces):
+        """A scatter list of (addr, bytes); returns its address and length."""
+        at = self.m.alloc(len(pieces) * HW.sg.size)
+        self.m.poke(at, b"".join(HW.sg.pack(addr=a, bytes=n) for a, n in pieces))
+        return {"host_addr": at, "sg_entries": len(pieces), "flags": HW.DESC_SG}
