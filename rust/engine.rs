@@ -6,6 +6,11 @@
 //! `engine/Cargo.toml`, where they are tested.
 
 #![forbid(unsafe_code)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "as a crate of its own it is public, and has more than the module uses"
+)]
 
-pub(crate) mod frames;
-pub(crate) mod mask;
+pub mod frames;
+pub mod mask;

@@ -13,6 +13,7 @@ pub(crate) mod ioctl;
 pub(crate) mod irq;
 pub(crate) mod node;
 pub(crate) mod pci;
+pub(crate) mod published;
 pub(crate) mod ring;
 mod shim;
 pub(crate) mod wait;

@@ -2,24 +2,64 @@
 
 //! vfetch: memory of PCIe functions, shared with the host.
 
-#[allow(dead_code, unused)]
+mod driver;
+mod engine;
 mod sys;
 
+use kernel::driver::Registration;
 use kernel::prelude::*;
 
-struct Vfetch;
+use driver::params::Parameters;
+use driver::registry::Registry;
+use sys::published::Publication;
 
-impl kernel::Module for Vfetch {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("hello {}\n", core::mem::size_of::<sys::abi::vfetch_desc>());
-        Ok(Self)
+/// The loaded module.
+///
+/// Fields are dropped in this order: VFs go first, while their PF's driver is there to answer.
+#[pin_data]
+struct Vfetch {
+    _vfs: DisableVfs,
+    #[pin]
+    _driver: Registration<sys::pci::Adapter<driver::pci::Driver>>,
+    _registry: Publication<Registry>,
+}
+
+/// Disables all VFs when dropped.
+struct DisableVfs;
+
+impl Drop for DisableVfs {
+    fn drop(&mut self) {
+        driver::pci::disable_all_vfs();
+    }
+}
+
+impl kernel::InPlaceModule for Vfetch {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _registry: {
+                Parameters::read()?;
+                Registry::publish()?
+            },
+            _driver <- Registration::new(<LocalModule as kernel::ModuleMetadata>::NAME, module),
+            _vfs: DisableVfs,
+        })
     }
 }
 
 module! {
     type: Vfetch,
     name: "vfetch",
-    authors: ["vfetch developers"],
+    authors: ["The vfetch developers"],
     description: "Memory of PCIe functions, shared with the host",
     license: "GPL v2",
+    params: {
+        timeout_ms: u32 {
+            default: 2000,
+            description: "Time after which a transfer's queue is reset, 10 to 600000 (default 2000)",
+        },
+        queue_entries: u32 {
+            default: 64,
+            description: "Slots of each queue, a power of two from 4 to 1024 (default 64)",
+        },
+    },
 }

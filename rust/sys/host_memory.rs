@@ -23,6 +23,13 @@ pub(crate) struct Segment {
     pub(crate) bytes: u32,
 }
 
+/// Zeroes up to `bytes` of a buffer and moves the iterator on. Returns how many were: fewer where the buffer ends or
+/// stops being accessible.
+pub(crate) fn zero(iter: &mut IovIterDest<'_>, bytes: usize) -> usize {
+    // SAFETY: The iterator is valid.
+    unsafe { bindings::iov_iter_zero(bytes, iter.as_raw()) }
+}
+
 /// How much of a buffer to take at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {

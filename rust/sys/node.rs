@@ -51,6 +51,9 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     /// Opens a file. Must not take a lock that is held around [`Node`]'s drop.
     fn open(context: &Self::Context) -> Result<Pin<KBox<Self>>>;
 
+    /// The file was closed for the last time. Called once, after everything else.
+    fn release(&self);
+
     /// Reads: how many bytes were copied to `to`. 0 at the end.
     fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Result<usize>;
 
@@ -67,12 +70,31 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     fn size(&self) -> u64;
 }
 
+/// A file of its own for the sake of its `address_space`: all opens of a node share one inode, and so
+/// would share its.
+struct Mapping(*mut bindings::file);
+
+impl Mapping {
+    fn new() -> Result<Self> {
+        // SAFETY: No requirements; it may sleep here.
+        Ok(Self(from_err_ptr(unsafe {
+            shim::vfetch_mapping_create()
+        })?))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: It is ours. Memory mappings hold references to the file that has its
+        // `address_space`, so that there are none by now.
+        unsafe { bindings::fput(self.0) };
+    }
+}
+
 /// A file's private data.
 struct Private<T> {
     file: Pin<KBox<T>>,
-    /// Owns the `address_space` that the file maps: all opens of a node share one inode, and so
-    /// would share its.
-    mapping: *mut bindings::file,
+    mapping: Mapping,
 }
 
 /// A registered node. Dropping it removes the node; files that are open stay.
@@ -160,27 +182,17 @@ impl<T: OpenFile> Operations<T> {
             // SAFETY: `misc_open` has put the `miscdevice` there, and keeps it registered for the
             // duration of the call. Only `Node<T>` registers this table.
             let node = unsafe { &*(*file).private_data.cast_const().cast::<Node<T>>() };
-            let opened = T::open(&node.context)?;
-            // SAFETY: It may sleep here.
-            let mapping = from_err_ptr(unsafe { shim::vfetch_mapping_create() })?;
-            let private = match KBox::new(
-                Private {
-                    file: opened,
-                    mapping,
-                },
-                GFP_KERNEL,
-            ) {
-                Ok(private) => private,
-                Err(error) => {
-                    // SAFETY: It is ours, and nothing else has seen it.
-                    unsafe { bindings::fput(mapping) };
-                    return Err(error.into());
-                }
-            };
+            // What can fail comes before the file, whose `release` would have to be called.
+            let private = KBox::<Private<T>>::new_uninit(GFP_KERNEL)?;
+            let mapping = Mapping::new()?;
+            let private = private.write(Private {
+                file: T::open(&node.context)?,
+                mapping,
+            });
             // SAFETY: The file is being opened: nobody else uses these fields. `mapping` stays until
             // `release`.
             unsafe {
-                (*file).f_mapping = (*mapping).f_mapping;
+                (*file).f_mapping = (*private.mapping.0).f_mapping;
                 (*file).private_data = KBox::into_raw(private).cast::<c_void>();
             }
             Ok(0)
@@ -190,10 +202,7 @@ impl<T: OpenFile> Operations<T> {
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `open` has put it there, and this is the last call for the file.
         let private = unsafe { KBox::from_raw((*file).private_data.cast::<Private<T>>()) };
-        let mapping = private.mapping;
-        drop(private);
-        // SAFETY: It is ours; mappings of the file hold references to `file`, so that there are none.
-        unsafe { bindings::fput(mapping) };
+        private.file.release();
         0
     }
 

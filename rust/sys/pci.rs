@@ -8,6 +8,7 @@ use core::ops::Deref;
 
 use kernel::bindings;
 use kernel::device::{self, Bound, Core};
+use kernel::dma::{Device as _, DmaMask};
 use kernel::driver::{DriverLayout, RegistrationOps};
 use kernel::error::{from_result, to_result};
 use kernel::ffi::c_int;
@@ -220,6 +221,13 @@ unsafe fn raw_address(pdev: *mut bindings::pci_dev) -> Address {
     }
 }
 
+/// Says how far the device can reach in memory.
+pub(crate) fn set_dma_mask(device: &pci::Device<Core<'_>>, mask: DmaMask) -> Result {
+    // SAFETY: The device is being bound (`Core`): nobody allocates or maps memory for it meanwhile, as our drivers do so
+    // only once they are bound, or after this in their probe.
+    unsafe { device.dma_set_mask_and_coherent(mask) }
+}
+
 // ---- Resets -------------------------------------------------------------------------------------
 
 /// Resets a function, with the driver's callbacks around it, if its lock can be had at once.
@@ -236,10 +244,32 @@ pub(crate) fn reset_in_remove(device: &pci::Device<Core<'_>>) -> Result {
     to_result(unsafe { bindings::pcie_reset_flr(as_raw(device), false) })
 }
 
-/// Keeps a function from accessing host memory.
-pub(crate) fn clear_master(device: &pci::Device<Core<'_>>) {
-    // SAFETY: The device is valid.
+/// Keeps a function from accessing host memory, for good.
+pub(crate) fn clear_master(device: &pci::Device<Bound>) {
+    // SAFETY: The device is valid, and bound to us.
     unsafe { bindings::pci_clear_master(as_raw(device)) }
+}
+
+/// Saves or restores the configuration space of a function, if its lock can be had at once: for a
+/// VF whose PF is reset, which takes the VF with it but does not tell it.
+///
+/// EAGAIN when the lock cannot be had: the function is being reset or unbound itself.
+pub(crate) fn try_keep_config(device: &pci::Device, restore: bool) -> Result {
+    // SAFETY: The device is valid.
+    if unsafe { bindings::pci_dev_trylock(as_raw(device)) } == 0 {
+        return Err(EAGAIN);
+    }
+    // SAFETY: The device is valid and we hold its lock, which is released once.
+    unsafe {
+        let mut result = 0;
+        if restore {
+            bindings::pci_restore_state(as_raw(device));
+        } else {
+            result = bindings::pci_save_state(as_raw(device));
+        }
+        bindings::pci_dev_unlock(as_raw(device));
+        to_result(result)
+    }
 }
 
 // ---- Devices that are used from outside callbacks -----------------------------------------------

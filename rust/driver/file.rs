@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file operations of `/dev/vfetchN`: the border to user space.
+
+use core::mem::offset_of;
+
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
+use kernel::sync::Arc;
+
+use super::function::{Function, State};
+use super::registry;
+use super::space::{Caller, Space};
+use crate::sys::abi::{self as hw, vfetch_info, vfetch_range, vfetch_size, vfetch_stats};
+use crate::sys::ioctl::Argument;
+use crate::sys::node::{OpenFile, Ready, Request};
+use crate::sys::wait::Poll;
+
+/// Bytes of a structure up to and with `reserved`: what every command needs to be understood.
+const HEADER: usize = offset_of!(vfetch_size, bytes);
+
+/// EINVAL unless all of `zero` are 0: flags that do not exist, and reserved fields.
+fn must_be_zero(zero: &[u32]) -> Result {
+    if zero.iter().all(|value| *value == 0) {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+impl Space {
+    fn info(&self) -> vfetch_info {
+        let function = self.function();
+        let (identity, description) = (&function.identity, &function.description);
+        let page = u64::from(hw::VFETCH_PAGE_BYTES);
+        vfetch_info {
+            flags: 0,
+            abi_version: hw::VFETCH_ABI_VERSION,
+            kind: if identity.physical.is_some() {
+                hw::VFETCH_KIND_VF
+            } else {
+                hw::VFETCH_KIND_PF
+            },
+            state: function.state().number(),
+            function: description.number,
+            node: identity.node,
+            pci_domain: identity.address.domain,
+            pci_bus: u16::from(identity.address.bus),
+            pci_devfn: u16::from(identity.address.devfn),
+            vendor: identity.vendor,
+            device: identity.device,
+            queues: 2,
+            queue_entries: function.ordinary.slots(),
+            transfer_max_bytes: function.transfer_bytes(),
+            page_bytes: hw::VFETCH_PAGE_BYTES,
+            block_bytes: hw::VFETCH_BLOCK_BYTES,
+            memory_bytes: description.mem_bytes,
+            free_bytes: u64::from(function.memory.available()) * page,
+            window_bytes: description.window_bytes,
+            link_latency_ns: description.link_latency_ns,
+            link_bytes_per_us: description.link_bytes_per_us,
+            link_weight: description.link_weight,
+            generation: function.memory.generation(),
+            pf_node: match identity.physical {
+                None => identity.node,
+                Some(address) => registry::get()
+                    .and_then(|registry| registry.node_of(address))
+                    .unwrap_or(hw::VFETCH_NODE_NONE),
+            },
+            reserved: 0,
+            space_bytes: self.bytes(),
+            space_lost_pages: self.lost_pages(),
+        }
+    }
+
+    fn stats(&self) -> vfetch_stats {
+        let function = self.function();
+        let mut stats = vfetch_stats {
+            spaces: u32::try_from(function.spaces.load(Relaxed)).unwrap_or(0),
+            in_flight: u64::from(function.ordinary.in_flight())
+                + u64::from(function.priority.in_flight()),
+            device_pages: function.memory.pages(),
+            ..Default::default()
+        };
+        function.stats.fill(&mut stats);
+        if let Ok(_bound) = function.enter() {
+            // A device that is being pulled out reads as all ones: better nothing than that.
+            let read = |register| {
+                let value = function.registers.read64(register).unwrap_or(0);
+                if value == u64::MAX {
+                    0
+                } else {
+                    value
+                }
+            };
+            stats.device_busy_ns = read(hw::VFETCH_REG_BUSY_NS);
+            stats.device_wait_ns = read(hw::VFETCH_REG_WAIT_NS);
+            stats.device_errors = read(hw::VFETCH_REG_ERRORS);
+            stats.device_queue_errors = read(hw::VFETCH_REG_QUEUE_ERRORS);
+            stats.device_time_ns = read(hw::VFETCH_REG_TIME);
+        }
+        stats
+    }
+}
+
+#[vtable]
+impl OpenFile for Space {
+    type Context = Arc<Function>;
+
+    fn open(function: &Arc<Function>) -> Result<Pin<KBox<Self>>> {
+        if function.state() == State::Gone {
+            return Err(ENODEV);
+        }
+        KBox::pin_init(Space::new(function.clone()), GFP_KERNEL)
+    }
+
+    fn release(&self) {
+        self.close();
+    }
+
+    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Result<usize> {
+        self.transfer(request, Caller::To(to))
+    }
+
+    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Result<usize> {
+        self.transfer(request, Caller::From(from))
+    }
+
+    fn ioctl(&self, command: u32, argument: Argument) -> Result {
+        match command {
+            GET_INFO => {
+                let asked: vfetch_info = argument.read(size_of::<u32>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.info())
+            }
+            GET_STATS => {
+                let asked: vfetch_stats = argument.read(size_of::<u32>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.stats())
+            }
+            SET_SIZE => {
+                let asked: vfetch_size = argument.read(size_of::<vfetch_size>())?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                self.resize(asked.bytes)
+            }
+            DISCARD => {
+                let asked: vfetch_range = argument.read(HEADER)?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
+                self.discard(asked.offset..end)
+            }
+            _ => Err(ENOTTY),
+        }
+    }
+
+    fn poll(&self, poll: &Poll<'_>) -> Ready {
+        let (running, slot) = self.function().ordinary.poll(poll);
+        let gone = self.function().state() == State::Gone;
+        let sized = self.bytes() > 0;
+        Ready {
+            read: sized && running,
+            write: sized && slot,
+            error: gone || self.lost_pages() > 0,
+            hangup: gone,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes()
+    }
+}
+
+const GET_INFO: u32 = Argument::command(hw::VFETCH_COMMAND_GET_INFO);
+const GET_STATS: u32 = Argument::command(hw::VFETCH_COMMAND_GET_STATS);
+const SET_SIZE: u32 = Argument::command(hw::VFETCH_COMMAND_SET_SIZE);
+const DISCARD: u32 = Argument::command(hw::VFETCH_COMMAND_DISCARD);

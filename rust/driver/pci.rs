@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Binding to PCI functions: probe, VFs, resets, unbind.
+
+use kernel::device::Core;
+use kernel::dma::DmaMask;
+use kernel::pci;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+
+use super::function::{Function, Identity};
+use super::params::Parameters;
+use super::queue::Queue;
+use super::registry;
+use super::regs::{Description, Registers};
+use super::space::Space;
+use crate::sys::abi as hw;
+use crate::sys::irq::Vectors;
+use crate::sys::node::Node;
+use crate::sys::pci as sys_pci;
+
+/// The driver.
+pub(crate) struct Driver;
+
+/// What belongs to a bound function.
+///
+/// Fields are dropped in this order, after `unbind`: no more opens, then no more interrupts.
+#[pin_data]
+pub(crate) struct Bound<'bound> {
+    #[pin]
+    node: Node<Space>,
+    vectors: Vectors<'bound, Queue>,
+    function: Arc<Function>,
+}
+
+kernel::pci_device_table!(
+    TABLE,
+    <Driver as pci::Driver>::IdInfo,
+    [
+        (
+            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, hw::VFETCH_PCI_DEVICE_PF),
+            ()
+        ),
+        (
+            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, hw::VFETCH_PCI_DEVICE_VF),
+            ()
+        ),
+    ]
+);
+
+/// Divides the device's memory among the PF and all the VFs that it can have: equal parts, in whole
+/// blocks where they are large enough; the PF has what is left over.
+fn partition(registers: &Registers) -> Result {
+    let total = registers.read64(hw::VFETCH_REG_MEM_TOTAL)?;
+    let count = registers.read32(hw::VFETCH_REG_PART_COUNT)?;
+    let granule = registers.read32(hw::VFETCH_REG_PART_GRANULE)?;
+    if count == 0 || count > hw::VFETCH_MAX_VFS + 1 || granule == 0 {
+        return Err(EIO);
+    }
+    let mut unit = u64::from(granule);
+    let share = total / u64::from(count);
+    if share >= u64::from(hw::VFETCH_BLOCK_BYTES) {
+        unit = unit.max(u64::from(hw::VFETCH_BLOCK_BYTES));
+    }
+    let share = share / unit * unit;
+    let vfs = share * u64::from(count - 1);
+    let pf = (total - vfs) / u64::from(granule) * u64::from(granule);
+    // The PF first: it has all of the memory until it gives some up.
+    for function in 0..count {
+        let (base, size) = match function {
+            0 => (0, pf),
+            n => (pf + share * u64::from(n - 1), share),
+        };
+        registers.write32(hw::VFETCH_REG_PART_INDEX, function)?;
+        registers.write64(hw::VFETCH_REG_PART_BASE, base)?;
+        registers.write64(hw::VFETCH_REG_PART_SIZE, size)?;
+        registers.write32(hw::VFETCH_REG_PART_COMMAND, hw::VFETCH_PART_APPLY)?;
+        let result = registers.read32(hw::VFETCH_REG_PART_RESULT)?;
+        if result != hw::VFETCH_PART_OK {
+            pr_err!(
+                "function {} cannot have {} bytes at {:#x}: {}\n",
+                function,
+                size,
+                base,
+                result
+            );
+            return Err(EIO);
+        }
+    }
+    Ok(())
+}
+
+impl Driver {
+    /// Makes the function of `device` and starts it.
+    fn bring_up(device: &pci::Device<Core<'_>>, parameters: Parameters) -> Result<Arc<Function>> {
+        let registry = registry::get().ok_or(ENODEV)?;
+        device.enable_device_mem()?;
+        device.set_master();
+        sys_pci::set_dma_mask(device, DmaMask::new::<64>())?;
+        let bar = device.iomap_region_sized(hw::VFETCH_BAR_REGS, c"vfetch")?;
+        let registers = Arc::new(Registers::new(bar.into_devres()?), GFP_KERNEL)?;
+        let mut description = Description::read(&registers)?;
+        let address = sys_pci::address(device);
+        let physical = sys_pci::physical_function(device);
+        if physical.is_none() && sys_pci::enabled_vfs(device) == 0 {
+            partition(&registers)?;
+            description = Description::read(&registers)?;
+        }
+        let identity = Identity {
+            address,
+            physical,
+            node: registry.number(address)?,
+            vendor: device.vendor_id().as_raw(),
+            device: device.device_id(),
+        };
+        Function::new(device, identity, description, registers, parameters)
+    }
+}
+
+impl pci::Driver for Driver {
+    type IdInfo = ();
+    type Data<'bound> = Bound<'bound>;
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &TABLE;
+
+    fn probe<'bound>(
+        device: &'bound pci::Device<Core<'_>>,
+        _info: Option<&'bound Self::IdInfo>,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        pin_init::pin_init_scope(move || {
+            let function = Self::bring_up(device, Parameters::read()?)?;
+            let mut handlers = KVec::with_capacity(2, GFP_KERNEL)?;
+            handlers.push(function.ordinary.clone(), GFP_KERNEL)?;
+            handlers.push(function.priority.clone(), GFP_KERNEL)?;
+            let vectors = Vectors::new(device, handlers, c"vfetch")?;
+            if let Err(error) = function.start() {
+                function.shut_down(device);
+                return Err(error);
+            }
+            let name = CString::try_from_fmt(fmt!("vfetch{}", function.identity.node))?;
+            dev_dbg!(
+                device,
+                "function {} with {} bytes is {:?}\n",
+                function.description.number,
+                function.description.mem_bytes,
+                name
+            );
+            if let Some(registry) = registry::get() {
+                registry.set(function.identity.address, Some(function.clone()));
+            }
+            Ok(try_pin_init!(Bound {
+                node <- Node::register(name, device.as_ref(), function.clone()),
+                vectors,
+                function,
+            }? Error))
+        })
+    }
+
+    fn unbind<'bound>(device: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        // VFs cannot be without their PF: it holds their partitions.
+        sys_pci::disable_vfs(device);
+        if let Some(registry) = registry::get() {
+            registry.set(this.function.identity.address, None);
+        }
+        this.function.shut_down(device);
+    }
+}
+
+impl sys_pci::SriovDriver for Driver {
+    fn sriov_configure<'bound>(
+        device: &'bound pci::Device<Core<'_>>,
+        _data: Pin<&Self::Data<'bound>>,
+        count: u16,
+    ) -> Result<u16> {
+        if count == 0 {
+            sys_pci::disable_vfs(device);
+        } else {
+            // The partitions were made for all VFs at probe.
+            sys_pci::enable_vfs(device, count)?;
+        }
+        Ok(count)
+    }
+
+    fn reset_prepare<'bound>(
+        _device: &'bound pci::Device<Core<'_>>,
+        data: Pin<&Self::Data<'bound>>,
+    ) {
+        data.function.reset_prepare();
+        // A PF takes its VFs with it, and nobody tells them.
+        if let Some(registry) = registry::get() {
+            for vf in &registry.vfs_of(data.function.identity.address) {
+                vf.reset_prepare();
+                // One whose lock cannot be had is being reset or unbound itself.
+                let _ = sys_pci::try_keep_config(vf.bound.device(), false);
+            }
+        }
+    }
+
+    fn reset_done<'bound>(device: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>) {
+        if data.function.identity.physical.is_none() {
+            if let Err(error) = partition(&data.function.registers) {
+                dev_err!(device, "memory cannot be divided again: {:?}\n", error);
+            }
+        }
+        data.function.reset_done(device);
+        if let Some(registry) = registry::get() {
+            for vf in &registry.vfs_of(data.function.identity.address) {
+                let _ = sys_pci::try_keep_config(vf.bound.device(), true);
+                if let Ok(bound) = vf.enter() {
+                    vf.reset_done(&bound);
+                }
+            }
+        }
+    }
+}
+
+/// Disables the VFs of every PF, when the module goes: before the driver is unregistered, which
+/// could not do it in this order.
+pub(crate) fn disable_all_vfs() {
+    if let Some(registry) = registry::get() {
+        for pf in &registry.pfs() {
+            sys_pci::disable_vfs_rescan_locked(pf.bound.device());
+        }
+    }
+}

@@ -1,0 +1,660 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A queue pair: slots, descriptors in, completions out.
+//!
+//! A *slot* is the right to have one descriptor in flight, with a scatter list of its own. Whoever
+//! has one ([`Slot`]) submits a descriptor and waits for its end. The end is a completion, or the knowledge that the
+//! device will not touch the descriptor's memory any more: until then the slot, and the memory that
+//! its owner described, stay as they are.
+
+use core::mem::offset_of;
+
+use kernel::device::{Bound, Device};
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+use kernel::sync::{new_spinlock_irq, Arc, SpinLockIrq};
+use kernel::time::Msecs;
+
+use super::recovery::Recovery;
+use super::regs::Registers;
+use super::stats::Stats;
+use crate::sys::abi as hw;
+use crate::sys::host_memory::Segment;
+use crate::sys::irq::InterruptHandler;
+use crate::sys::ring::SharedArray;
+use crate::sys::wait::{new_wait_queue, Poll, Signals, WaitQueue, Waited};
+
+/// Entries of a slot's scatter list: what a transfer of [`CHUNK_PAGES`] pages needs.
+pub(crate) const SLOT_SG: usize = 64;
+
+/// Most pages of one transfer between user memory and the device, the partial ones at either end
+/// included.
+pub(crate) const CHUNK_PAGES: usize = 33;
+
+const _: () = assert!(CHUNK_PAGES <= SLOT_SG);
+
+/// Names one descriptor among all that a function has ever been given.
+///
+/// The slot is in the lower 16 bits, so that a completion finds it; the rest is a number that is never
+/// used again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct TransactionId(u64);
+
+impl TransactionId {
+    fn new(number: u64, slot: u16) -> Self {
+        Self(number << 16 | u64::from(slot))
+    }
+
+    fn slot(self) -> usize {
+        // CAST: the lower 16 bits.
+        usize::from(self.0 as u16)
+    }
+}
+
+/// What a descriptor shall do.
+#[derive(Clone, Copy)]
+pub(crate) enum Command<'a> {
+    /// Device memory to host memory.
+    Read {
+        device_addr: u64,
+        host: &'a [Segment],
+    },
+    /// Host memory to device memory.
+    Write {
+        device_addr: u64,
+        host: &'a [Segment],
+    },
+    /// Zeros into device memory.
+    Scrub { device_addr: u64, bytes: u32 },
+}
+
+/// Why a descriptor could not be submitted, or did not do what it should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    /// The queue is being reset. Try again when that is over.
+    Recovering,
+    /// The function was reset since the caller looked up what it wants to transfer.
+    Stale,
+    /// The device refused or failed it; the status is one of `VFETCH_STATUS_*`.
+    Status(u16),
+    /// Its queue was reset while it was in flight.
+    Aborted,
+    /// The device is gone.
+    Gone,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure {
+            Failure::Gone => ENODEV,
+            Failure::Recovering => EAGAIN,
+            Failure::Stale | Failure::Status(_) | Failure::Aborted => EIO,
+        }
+    }
+}
+
+/// Where a slot is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SlotState {
+    /// Nobody has it.
+    Free,
+    /// Somebody has it, and nothing is in flight.
+    Reserved,
+    /// The device has its descriptor of so many bytes.
+    InFlight(TransactionId, u32),
+    /// It ended.
+    Done(Result<(), Failure>),
+}
+
+/// What may be submitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// Everything.
+    Running,
+    /// Nothing for now.
+    Stopped,
+    /// Nothing ever again.
+    Gone,
+}
+
+/// The memory that the queue and the device share.
+struct Rings {
+    submissions: SharedArray<hw::vfetch_desc>,
+    completions: SharedArray<hw::vfetch_completion>,
+    /// [`SLOT_SG`] entries for each slot.
+    lists: SharedArray<hw::vfetch_sg>,
+}
+
+/// What the queue's lock protects.
+struct Inner {
+    mode: Mode,
+    /// `None` once the function is unbound.
+    rings: Option<Rings>,
+    states: KVec<SlotState>,
+    /// Slots that nobody has.
+    free: KVec<u16>,
+    /// Free-running, as the device counts.
+    sq_tail: u16,
+    cq_head: u16,
+    /// The next transaction's number.
+    number: u64,
+}
+
+/// One of a function's queue pairs.
+#[pin_data]
+pub(crate) struct Queue {
+    index: u32,
+    class: u32,
+    order: u32,
+    timeout_ms: Msecs,
+    registers: Arc<Registers>,
+    stats: Arc<Stats>,
+    recovery: Arc<Recovery>,
+    #[pin]
+    inner: SpinLockIrq<Inner>,
+    /// How many slots are in flight; what unbinding waits for.
+    in_flight: Atomic<i32>,
+    /// It did not answer in time, or stopped: the recovery shall reset it.
+    sick: Atomic<bool>,
+    /// For each slot, who waits for its end.
+    ended: KVec<Pin<KBox<WaitQueue>>>,
+    /// Waited on for a free slot, for another mode, and by pollers.
+    #[pin]
+    changed: WaitQueue,
+}
+
+impl Queue {
+    /// Makes queue pair `index` with its rings, stopped.
+    ///
+    /// The rings must be freed ([`free_rings`](Self::free_rings)) before the device is unbound.
+    pub(crate) fn new(
+        device: &Device<Bound>,
+        index: u32,
+        class: u32,
+        order: u32,
+        timeout_ms: Msecs,
+        registers: Arc<Registers>,
+        stats: Arc<Stats>,
+        recovery: Arc<Recovery>,
+    ) -> Result<Arc<Self>> {
+        let slots = 1usize << order;
+        let rings = Rings {
+            submissions: SharedArray::new(device, slots)?,
+            completions: SharedArray::new(device, slots)?,
+            lists: SharedArray::new(device, slots * SLOT_SG)?,
+        };
+        let mut ended = KVec::with_capacity(slots, GFP_KERNEL)?;
+        let mut free = KVec::with_capacity(slots, GFP_KERNEL)?;
+        for slot in (0..slots).rev() {
+            ended.push(
+                KBox::pin_init(new_wait_queue!("vfetch: a transfer"), GFP_KERNEL)?,
+                GFP_KERNEL,
+            )?;
+            free.push(u16::try_from(slot)?, GFP_KERNEL)?;
+        }
+        let inner = Inner {
+            mode: Mode::Stopped,
+            rings: Some(rings),
+            states: KVec::from_elem(SlotState::Free, slots, GFP_KERNEL)?,
+            free,
+            sq_tail: 0,
+            cq_head: 0,
+            number: 1,
+        };
+        Arc::pin_init(
+            try_pin_init!(Self {
+                index,
+                class,
+                order,
+                timeout_ms,
+                registers,
+                stats,
+                recovery,
+                inner <- new_spinlock_irq!(inner, "vfetch: queue"),
+                in_flight: Atomic::new(0),
+                sick: Atomic::new(false),
+                ended,
+                changed <- new_wait_queue!("vfetch: queue"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Its number among the queues of its function.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Slots of the queue.
+    pub(crate) fn slots(&self) -> u32 {
+        1 << self.order
+    }
+
+    /// Descriptors that are in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        u32::try_from(self.in_flight.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// The offset in BAR0 of this queue's register `register`.
+    fn register(&self, register: u32) -> u32 {
+        hw::VFETCH_QUEUE_BASE + self.index * hw::VFETCH_QUEUE_STRIDE + register
+    }
+
+    fn mask(&self) -> u16 {
+        // CAST: the order is at most 12.
+        (1u32 << self.order).wrapping_sub(1) as u16
+    }
+
+    // ---- Using it -------------------------------------------------------------------------------
+
+    /// Waits until the queue is running and takes a free slot.
+    ///
+    /// EAGAIN when that would mean to wait and `nonblocking`; EINTR when a signal came first;
+    /// ENODEV when the device is gone.
+    pub(crate) fn reserve(&self, nonblocking: bool) -> Result<Slot<'_>> {
+        self.reserve_with(nonblocking, Signals::Any)
+    }
+
+    /// The same for work that must be done whatever signals come.
+    pub(crate) fn reserve_uninterrupted(&self) -> Result<Slot<'_>> {
+        self.reserve_with(false, Signals::None)
+    }
+
+    fn reserve_with(&self, nonblocking: bool, signals: Signals) -> Result<Slot<'_>> {
+        if let Some(taken) = self.try_reserve() {
+            return taken;
+        }
+        if nonblocking {
+            return Err(EAGAIN);
+        }
+        self.stats.slot_waits.count();
+        let mut taken = None;
+        let waited = self.changed.wait(signals, None, || {
+            taken = self.try_reserve();
+            taken.is_some()
+        });
+        match (taken, waited) {
+            (Some(taken), _) => taken,
+            (None, _) => Err(EINTR),
+        }
+    }
+
+    /// A slot, or that there will be none, or `None`: wait.
+    fn try_reserve(&self) -> Option<Result<Slot<'_>>> {
+        let mut inner = self.inner.lock();
+        match inner.mode {
+            Mode::Gone => return Some(Err(ENODEV)),
+            Mode::Stopped => return None,
+            Mode::Running => {}
+        }
+        let slot = inner.free.pop()?;
+        if let Some(state) = inner.states.get_mut(usize::from(slot)) {
+            *state = SlotState::Reserved;
+        }
+        Some(Ok(Slot { queue: self, slot }))
+    }
+
+    /// What poll says: whether a slot could be had at once.
+    pub(crate) fn poll(&self, poll: &Poll<'_>) -> (bool, bool) {
+        poll.register(&self.changed);
+        let inner = self.inner.lock();
+        let running = inner.mode == Mode::Running;
+        (running, running && !inner.free.is_empty())
+    }
+
+    /// Takes completions from the ring and ends their slots. Returns whether there was any.
+    fn drain(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Some(rings) = inner.rings.as_ref() else {
+            return false;
+        };
+        let mut any = false;
+        // A device that posts for ever shall not keep us in the interrupt.
+        for _ in 0..self.slots() {
+            let index = usize::from(inner.cq_head & self.mask());
+            // 1 in the first pass over the ring, 0 in the second, and so on.
+            let phase = !(inner.cq_head >> self.order) & 1;
+            let completion = rings.completions.read_if(
+                index,
+                offset_of!(hw::vfetch_completion, phase),
+                // CAST: 1.
+                |field| field & hw::VFETCH_PHASE as u16 == phase,
+            );
+            let Some(completion) = completion else {
+                break;
+            };
+            inner.cq_head = inner.cq_head.wrapping_add(1);
+            any = true;
+            let id = TransactionId(completion.transaction);
+            let state = inner.states.get_mut(id.slot());
+            match state {
+                Some(state @ SlotState::InFlight(..)) => {
+                    let SlotState::InFlight(expected, bytes) = *state else {
+                        continue;
+                    };
+                    if expected != id {
+                        self.stats.bad_completions.count();
+                        continue;
+                    }
+                    // CAST: 0.
+                    let ok = completion.status == hw::VFETCH_STATUS_OK as u16;
+                    let outcome = if ok && completion.bytes == bytes {
+                        self.stats.transfers.count();
+                        Ok(())
+                    } else {
+                        self.stats.transfer_errors.count();
+                        Err(Failure::Status(completion.status))
+                    };
+                    *state = SlotState::Done(outcome);
+                    self.ended(id.slot());
+                }
+                _ => self.stats.bad_completions.count(),
+            }
+        }
+        if any {
+            // An error means that the function was unbound meanwhile: nobody waits.
+            let _ = self.registers.write32(
+                self.register(hw::VFETCH_QREG_CQ_HEAD),
+                u32::from(inner.cq_head),
+            );
+        }
+        any
+    }
+
+    /// Tells who waits for it that slot `slot` has ended.
+    fn ended(&self, slot: usize) {
+        self.in_flight.fetch_sub(1, Release);
+        if let Some(queue) = self.ended.get(slot) {
+            queue.wake_all();
+        }
+    }
+
+    /// Asks for a reset of the queue.
+    fn call_for_help(&self) {
+        self.sick.store(true, Release);
+        self.recovery.request();
+    }
+
+    /// Whether a reset was asked for since the last call.
+    pub(crate) fn take_sick(&self) -> bool {
+        self.sick.xchg(false, Full)
+    }
+
+    // ---- Its life -------------------------------------------------------------------------------
+
+    /// Programs the device's queue and lets submissions in. The queue is stopped, nothing is in
+    /// flight, and the device's queue is disabled.
+    ///
+    /// EIO when the device does not take it.
+    pub(crate) fn start(&self) -> Result {
+        {
+            let mut inner = self.inner.lock();
+            inner.sq_tail = 0;
+            inner.cq_head = 0;
+            let rings = inner.rings.as_ref().ok_or(ENODEV)?;
+            rings.completions.clear();
+            let registers = &self.registers;
+            registers.write64(
+                self.register(hw::VFETCH_QREG_SQ_BASE),
+                rings.submissions.address(0),
+            )?;
+            registers.write64(
+                self.register(hw::VFETCH_QREG_CQ_BASE),
+                rings.completions.address(0),
+            )?;
+            registers.write32(self.register(hw::VFETCH_QREG_ORDER), self.order)?;
+            registers.write32(self.register(hw::VFETCH_QREG_VECTOR), self.index)?;
+            registers.write32(self.register(hw::VFETCH_QREG_CLASS), self.class)?;
+            registers.write32(
+                self.register(hw::VFETCH_QREG_CONTROL),
+                hw::VFETCH_QCTL_ENABLE,
+            )?;
+        }
+        if self
+            .registers
+            .read32(self.register(hw::VFETCH_QREG_STATUS))?
+            != hw::VFETCH_QSTAT_ENABLED
+        {
+            return Err(EIO);
+        }
+        let mut inner = self.inner.lock();
+        if inner.mode == Mode::Stopped {
+            inner.mode = Mode::Running;
+        }
+        drop(inner);
+        self.changed.wake_all();
+        Ok(())
+    }
+
+    /// Lets no more submissions in for now. What is in flight stays so.
+    pub(crate) fn stop(&self) {
+        let mut inner = self.inner.lock();
+        if inner.mode == Mode::Running {
+            inner.mode = Mode::Stopped;
+        }
+        drop(inner);
+        self.changed.wake_all();
+    }
+
+    /// Lets no more submissions in, for good.
+    pub(crate) fn give_up(&self) {
+        self.inner.lock().mode = Mode::Gone;
+        self.changed.wake_all();
+    }
+
+    /// Whether the device has stopped the queue because of an error.
+    pub(crate) fn has_error(&self) -> bool {
+        let status = self.registers.read32(self.register(hw::VFETCH_QREG_STATUS));
+        status.is_ok_and(|status| status & hw::VFETCH_QSTAT_ERROR_MASK != 0)
+    }
+
+    /// Asks the device to reset the queue.
+    pub(crate) fn ask_reset(&self) -> Result {
+        self.registers.write32(
+            self.register(hw::VFETCH_QREG_CONTROL),
+            hw::VFETCH_QCTL_RESET,
+        )
+    }
+
+    /// Whether the device has acknowledged the reset: it touches no host memory for this queue.
+    pub(crate) fn reset_done(&self) -> bool {
+        let status = self.registers.read32(self.register(hw::VFETCH_QREG_STATUS));
+        status.is_ok_and(|status| {
+            status & (hw::VFETCH_QSTAT_ENABLED | hw::VFETCH_QSTAT_RESETTING) == 0
+        })
+    }
+
+    /// Ends everything that is in flight. To be called only when the device cannot touch its memory any
+    /// more: after an acknowledged reset, or when it is gone.
+    pub(crate) fn abort(&self, failure: Failure) {
+        // What was completed was completed.
+        while self.drain() {}
+        let mut inner = self.inner.lock();
+        for (slot, state) in inner.states.iter_mut().enumerate() {
+            if matches!(state, SlotState::InFlight(..)) {
+                *state = SlotState::Done(Err(failure));
+                self.ended(slot);
+            }
+        }
+    }
+
+    /// Whether nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.load(Acquire) == 0
+    }
+
+    /// Frees what the queue shares with the device. Nothing can be submitted afterwards.
+    pub(crate) fn free_rings(&self) {
+        let rings = {
+            let mut inner = self.inner.lock();
+            inner.mode = Mode::Gone;
+            inner.rings.take()
+        };
+        // Not under the lock: freeing coherent memory wants interrupts enabled.
+        drop(rings);
+    }
+}
+
+impl InterruptHandler for Queue {
+    fn handle(&self) -> bool {
+        self.stats.interrupts.count();
+        // An interrupt without a completion: the device has stopped the queue, or a late one.
+        !self.drain()
+    }
+
+    fn handle_threaded(&self) {
+        if self.has_error() {
+            self.call_for_help();
+        }
+    }
+}
+
+/// The right to have one descriptor in flight.
+pub(crate) struct Slot<'a> {
+    queue: &'a Queue,
+    slot: u16,
+}
+
+impl Slot<'_> {
+    /// Gives the device a descriptor. `current` says whether what it is based on still holds; it
+    /// is asked when nothing can change that any more before the device has the descriptor.
+    ///
+    /// The memory that it describes must stay as it is until [`wait`](Self::wait) has returned.
+    pub(crate) fn submit(
+        &self,
+        command: Command<'_>,
+        current: impl FnOnce() -> bool,
+    ) -> Result<(), Failure> {
+        let queue = self.queue;
+        let mut inner = queue.inner.lock();
+        let inner = &mut *inner;
+        match inner.mode {
+            Mode::Running => {}
+            Mode::Stopped => return Err(Failure::Recovering),
+            Mode::Gone => return Err(Failure::Gone),
+        }
+        if !current() {
+            return Err(Failure::Stale);
+        }
+        let rings = inner.rings.as_ref().ok_or(Failure::Gone)?;
+        let state = inner
+            .states
+            .get_mut(usize::from(self.slot))
+            .ok_or(Failure::Gone)?;
+        let id = TransactionId::new(inner.number, self.slot);
+        inner.number = inner.number.wrapping_add(1);
+        let desc = self.descriptor(rings, command, id);
+        *state = SlotState::InFlight(id, desc.bytes);
+        rings
+            .submissions
+            .write(usize::from(inner.sq_tail & queue.mask()), desc);
+        inner.sq_tail = inner.sq_tail.wrapping_add(1);
+        queue.in_flight.fetch_add(1, Relaxed);
+        // An error means that the function was unbound: then it will be aborted.
+        let _ = queue.registers.write32(
+            queue.register(hw::VFETCH_QREG_SQ_TAIL),
+            u32::from(inner.sq_tail),
+        );
+        Ok(())
+    }
+
+    /// The descriptor for `command`, with its scatter list written if it needs one.
+    fn descriptor(
+        &self,
+        rings: &Rings,
+        command: Command<'_>,
+        id: TransactionId,
+    ) -> hw::vfetch_desc {
+        // CAST: opcodes and flags are 8 bits wide.
+        let mut desc = hw::vfetch_desc {
+            transaction: id.0,
+            ..Default::default()
+        };
+        let (opcode, device_addr, host) = match command {
+            Command::Read { device_addr, host } => (hw::VFETCH_OP_READ, device_addr, host),
+            Command::Write { device_addr, host } => (hw::VFETCH_OP_WRITE, device_addr, host),
+            Command::Scrub { device_addr, bytes } => {
+                desc.bytes = bytes;
+                (hw::VFETCH_OP_FILL, device_addr, &[] as &[Segment])
+            }
+        };
+        desc.opcode = opcode as u8;
+        desc.device_addr = device_addr;
+        match host {
+            [] => {}
+            [only] => {
+                desc.host_addr = only.address;
+                desc.bytes = only.bytes;
+            }
+            list => {
+                let first = usize::from(self.slot) * SLOT_SG;
+                for (index, segment) in list.iter().take(SLOT_SG).enumerate() {
+                    rings.lists.write(
+                        first + index,
+                        hw::vfetch_sg {
+                            addr: segment.address,
+                            bytes: segment.bytes,
+                            reserved: 0,
+                        },
+                    );
+                    desc.bytes = desc.bytes.saturating_add(segment.bytes);
+                }
+                desc.flags = hw::VFETCH_DESC_SG as u8;
+                desc.host_addr = rings.lists.address(first);
+                // CAST: at most SLOT_SG.
+                desc.sg_entries = list.len().min(SLOT_SG) as u16;
+            }
+        }
+        desc
+    }
+
+    /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
+    /// recovery that follows it; signals do not end it, since the device may be using the memory.
+    pub(crate) fn wait(&self) -> Result<(), Failure> {
+        let queue = self.queue;
+        let Some(ended) = queue.ended.get(usize::from(self.slot)) else {
+            return Err(Failure::Gone);
+        };
+        let is_over = || self.outcome().is_some();
+        if ended.wait(Signals::None, Some(queue.timeout_ms), is_over) == Waited::TimedOut {
+            // The completion may be there and its interrupt lost.
+            queue.drain();
+            if !is_over() {
+                queue.stats.timeouts.count();
+                queue.call_for_help();
+                ended.wait(Signals::None, None, is_over);
+            }
+        }
+        self.outcome().unwrap_or(Err(Failure::Gone))
+    }
+
+    /// How it ended; `None` while it is in flight.
+    fn outcome(&self) -> Option<Result<(), Failure>> {
+        let inner = self.queue.inner.lock();
+        match inner.states.get(usize::from(self.slot)) {
+            Some(SlotState::InFlight(..)) => None,
+            Some(SlotState::Done(outcome)) => Some(*outcome),
+            _ => Some(Ok(())),
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        // Nothing is in flight when its owner has waited, as it must have.
+        if self.outcome().is_none() {
+            let _ = self.wait();
+        }
+        let mut inner = self.queue.inner.lock();
+        if let Some(state) = inner.states.get_mut(usize::from(self.slot)) {
+            *state = SlotState::Free;
+        }
+        // There is room: the vector was made for all slots.
+        if inner.free.push_within_capacity(self.slot).is_err() {
+            kernel::pr_warn_once!("a slot was given back twice\n");
+        }
+        drop(inner);
+        self.queue.changed.wake_all();
+    }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which functions there are, and what their nodes are called.
+
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex};
+
+use super::function::Function;
+use crate::sys::pci::Address;
+use crate::sys::published::{Publication, Published};
+
+/// The registry of the loaded module.
+static REGISTRY: Published<Registry> = Published::new();
+
+/// The registry of the loaded module.
+pub(crate) fn get() -> Option<Arc<Registry>> {
+    REGISTRY.get()
+}
+
+/// What is known of an address.
+struct Entry {
+    address: Address,
+    /// N of the node; kept for the address after the function is unbound.
+    node: u32,
+    /// The function while it is bound.
+    function: Option<Arc<Function>>,
+}
+
+/// Functions by PCI address.
+#[pin_data]
+pub(crate) struct Registry {
+    #[pin]
+    entries: Mutex<KVec<Entry>>,
+}
+
+impl Registry {
+    /// Makes an empty registry and lets [`get`] find it until the guard is dropped.
+    pub(crate) fn publish() -> Result<Publication<Registry>> {
+        let registry = Arc::pin_init(
+            pin_init!(Self {
+                entries <- new_mutex!(KVec::new(), "vfetch: registry"),
+            }),
+            GFP_KERNEL,
+        )?;
+        REGISTRY.publish(registry)
+    }
+
+    /// The node number for `address`: what it had before, or the lowest that no address has.
+    pub(crate) fn number(&self, address: Address) -> Result<u32> {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.iter().find(|entry| entry.address == address) {
+            return Ok(entry.node);
+        }
+        let is_free = |node: &u32| entries.iter().all(|entry| entry.node != *node);
+        let node = (0..u32::MAX).find(is_free).ok_or(ENOSPC)?;
+        entries.push(
+            Entry {
+                address,
+                node,
+                function: None,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(node)
+    }
+
+    /// The function of `address` is bound, or (`None`) not any more.
+    pub(crate) fn set(&self, address: Address, function: Option<Arc<Function>>) {
+        let before = {
+            let mut entries = self.entries.lock();
+            let entry = entries.iter_mut().find(|entry| entry.address == address);
+            entry.map(|entry| core::mem::replace(&mut entry.function, function))
+        };
+        // Not under the lock: it may be the last reference.
+        drop(before);
+    }
+
+    /// The node number of `address`, if its function is bound.
+    pub(crate) fn node_of(&self, address: Address) -> Option<u32> {
+        let entries = self.entries.lock();
+        entries
+            .iter()
+            .find(|entry| entry.address == address && entry.function.is_some())
+            .map(|entry| entry.node)
+    }
+
+    /// The bound functions that `which` asks for. Fewer when there is no memory to list them.
+    fn functions(&self, which: impl Fn(&Function) -> bool) -> KVec<Arc<Function>> {
+        let mut found = KVec::new();
+        for function in self
+            .entries
+            .lock()
+            .iter()
+            .filter_map(|entry| entry.function.as_ref())
+        {
+            if which(function) && found.push(function.clone(), GFP_KERNEL).is_err() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The bound VFs of the PF at `address`.
+    pub(crate) fn vfs_of(&self, address: Address) -> KVec<Arc<Function>> {
+        self.functions(|function| function.identity.physical == Some(address))
+    }
+
+    /// The bound PFs.
+    pub(crate) fn pfs(&self) -> KVec<Arc<Function>> {
+        self.functions(|function| function.identity.physical.is_none())
+    }
+}
