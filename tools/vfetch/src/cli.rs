@@ -304,20 +304,20 @@ pub(crate) struct BenchArgs {
     #[arg(value_name = "FUNCTION", default_value = "0")]
     pub(crate) functions: Vec<Selection>,
 
-    /// Read, write or both, one after the other
+    /// Directions, a list
     #[arg(long, value_delimiter = ',', default_value = "read,write")]
     pub(crate) op: Vec<Op>,
 
-    /// Order of the blocks
+    /// Orders of the blocks, a list
     #[arg(long, value_delimiter = ',', default_value = "seq,rand")]
     pub(crate) order: Vec<Order>,
 
-    /// Bytes of a request
+    /// Bytes of a request, a list
     #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "4k,64k,1m",
         value_parser = parse_block)]
     pub(crate) block_size: Vec<usize>,
 
-    /// Requests under way on each function
+    /// Requests under way on each function, a list
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1",
         value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) depth: Vec<u32>,
