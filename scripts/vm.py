@@ -10,13 +10,15 @@ Its own failures have a status of their own:
   126  the guest's kernel reported a defect, and the command did not fail
   130  interrupted
 
-QEMU gets its ends of the channels as open sockets; everything that it and the
-guest say is read here, in one loop. It is our child, dies with us (also when
-we are killed) and is always waited for.
+What the guest says comes through pipes that are read here, in one loop; its
+kernel's log goes to a file. Neither is ever full, so that QEMU never has to
+retry later, which virtual time would show. QEMU is our child, dies with us
+(also when we are killed) and is always waited for.
 """
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import selectors
@@ -79,13 +81,13 @@ def say(text):
     print(f"vm: {text}", file=sys.stderr, flush=True)
 
 
-def qemu_command(a, initrd, fds):
-    """QEMU's arguments; `fds`: our sockets' other ends, by channel."""
+def qemu_command(a, work, fds):
+    """QEMU's arguments; `fds`: the other ends of our pipes and sockets."""
     append = ("console=ttyS0,115200 loglevel=8 panic=-1 oops=panic nokaslr mitigations=off random.trust_cpu=on "
               "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1")
     cpu, accel = "max", "tcg,thread=multi"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-           "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", initrd]
+           "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
     if a.accel == "kvm":
         cpu, accel = "host", "kvm"
     if a.icount is not None:
@@ -108,13 +110,15 @@ def qemu_command(a, initrd, fds):
     # Without ioeventfd the virtual CPU itself carries the data over: faster for
     # short lines, and nothing depends on when another thread runs.
     cmd += ["-device", "virtio-serial-pci,id=ports,ioeventfd=off,max_ports=16"]
-    number = 1
-    for name in ("status", "stdout", "stderr", "qmp"):
-        if name in fds:
-            cmd += ["-chardev", f"socket,id={name},fd={fds[name]}",
-                    "-device", f"virtserialport,bus=ports.0,nr={number},chardev={name},name={name}"]
-        number += 1
-    cmd += ["-chardev", f"socket,id=log,fd={fds['log']}", "-serial", "chardev:log",
+    for number, name in enumerate(("status", "stdout", "stderr", "qmp"), 1):
+        if name not in fds:
+            continue
+        if name == "qmp":
+            cmd += ["-chardev", f"socket,id=qmp,fd={fds[name]}"]
+        else:
+            cmd += ["-add-fd", f"fd={fds[name]},set={number}", "-chardev", f"file,id={name},path=/dev/fdset/{number},append=on"]
+        cmd += ["-device", f"virtserialport,bus=ports.0,nr={number},chardev={name},name={name}"]
+    cmd += ["-chardev", f"file,id=log,path={work}/log,input-path={work}/keys", "-serial", "chardev:log",
             "-chardev", f"socket,id=monitor,fd={fds['monitor']}", "-mon", "chardev=monitor,mode=control"]
     if a.cmd is None:
         cmd += ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "console",
@@ -130,28 +134,26 @@ def qemu_command(a, initrd, fds):
 class Vm:
     def __init__(self, a, work):
         self.a, self.work = a, work
-        self.log = bytearray()       # the guest's serial line
         self.lines = {}              # unfinished lines, by channel
         self.ended = None            # the command's status
         self.failed = None           # why the guest could not run it
         self.times = {}
-        self.replies = 0             # replies of our own QMP commands to drop
-        self.asked = []              # where a QMP reply goes: None (nobody) or "guest"
-        self.said_hello = False
+        self.asked = []              # who waits for QMP replies: None (nobody) or "guest"
         self.select = selectors.DefaultSelector()
-        self.ours, theirs = {}, {}
-        names = ["status", "log", "monitor"]
-        if a.cmd is not None:
-            names += ["stdout", "stderr"]
-        if a.qmp:
-            names.append("qmp")
-        for name in names:
-            self.ours[name], theirs[name] = socket.socketpair()
-            self.ours[name].setblocking(False)
-            os.set_inheritable(theirs[name].fileno(), True)
-            self.select.register(self.ours[name], selectors.EVENT_READ, name)
-        fds = {n: s.fileno() for n, s in theirs.items()}
-        self.command = qemu_command(a, f"{work}/initramfs", fds)
+        self.sockets, theirs = {}, {}
+        for name in ["status"] + (["stdout", "stderr"] if a.cmd is not None else []):
+            ours, theirs[name] = pipe()
+            self.select.register(ours, selectors.EVENT_READ, name)
+        for name in ["monitor"] + (["qmp"] if a.qmp else []):
+            self.sockets[name], end = socket.socketpair()
+            theirs[name] = end.detach()
+            self.select.register(self.sockets[name], selectors.EVENT_READ, name)
+        # Where the guest's serial line reads from. Open at both ends, or opening blocks.
+        with open(f"{work}/log", "wb"):
+            pass
+        os.mkfifo(f"{work}/keys")
+        self.keys = os.open(f"{work}/keys", os.O_RDWR)
+        self.command = qemu_command(a, work, theirs)
         env = dict(os.environ)
         if a.device:
             env["LD_PRELOAD"] = a.device
@@ -159,11 +161,11 @@ class Vm:
             say(shlex.join(self.command))
         self.start = time.monotonic()
         self.qemu_errors = open(f"{work}/qemu", "w+b")
-        self.qemu = subprocess.Popen(self.command, pass_fds=fds.values(), env=env, preexec_fn=die_with_parent,
+        self.qemu = subprocess.Popen(self.command, pass_fds=theirs.values(), env=env, preexec_fn=die_with_parent,
                                      stdin=None if a.cmd is None else subprocess.DEVNULL,
                                      stdout=None if a.cmd is None else self.qemu_errors, stderr=self.qemu_errors)
-        for s in theirs.values():
-            s.close()
+        for fd in theirs.values():
+            os.close(fd)
         self.ask({"execute": "qmp_capabilities"})
 
     # ---- what comes in ----
@@ -186,20 +188,16 @@ class Vm:
     def read(self, wait):
         for key, _ in self.select.select(wait):
             try:
-                data = key.fileobj.recv(1 << 16)
-            except BlockingIOError:
-                continue
+                data = os.read(key.fd, 1 << 16)
             except ConnectionError:
                 data = b""
-            if not data:
+            if data:
+                self.got(key.data, data)
+            else:
                 self.select.unregister(key.fileobj)
-                continue
-            self.got(key.data, data)
 
     def got(self, channel, data):
-        if channel == "log":
-            self.log += data
-        elif channel in ("stdout", "stderr"):
+        if channel in ("stdout", "stderr"):
             out = sys.stdout.buffer if channel == "stdout" else sys.stderr.buffer
             out.write(data)
             out.flush()
@@ -228,13 +226,10 @@ class Vm:
         self.send("monitor", json.dumps(command))
 
     def send(self, channel, text):
-        s = self.ours[channel]
-        s.setblocking(True)
         try:
-            s.sendall(text.encode() + b"\n")
+            self.sockets[channel].sendall(text.encode() + b"\n")
         except OSError:
             pass  # QEMU has gone; the loop notices
-        s.setblocking(False)
 
     def on_monitor(self, line):
         if not line:
@@ -263,18 +258,16 @@ class Vm:
     def show_hang(self):
         """Asks the guest's kernel what its tasks and CPUs are doing: a break and a
         SysRq key on the serial line, twice."""
-        for keyname in "wl":
+        for key in (b"w", b"l"):
             self.ask({"execute": "chardev-send-break", "arguments": {"id": "log"}})
-            end = time.monotonic() + 0.3
-            while time.monotonic() < end and self.select.get_map():
-                self.read(0.1)
-            try:
-                self.ours["log"].send(keyname.encode())
-            except OSError:
-                return
-            end = time.monotonic() + 1.5
-            while time.monotonic() < end and self.select.get_map():
-                self.read(0.1)
+            self.read_for(0.3)
+            os.write(self.keys, key)
+            self.read_for(1.5)
+
+    def read_for(self, seconds):
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and self.select.get_map():
+            self.read(left)
 
     def durations(self):
         t = self.times
@@ -291,11 +284,22 @@ class Vm:
         self.qemu.wait()
 
     def log_text(self):
-        return self.log.decode(errors="replace").replace("\r", "")
+        with open(f"{self.work}/log", "rb") as f:
+            return f.read().decode(errors="replace").replace("\r", "")
 
     def qemu_said(self):
         self.qemu_errors.seek(0)
         return self.qemu_errors.read().decode(errors="replace").strip()
+
+
+def pipe():
+    """Our end and theirs, with room for more than is ever said at once."""
+    ours, theirs = os.pipe()
+    try:
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 1 << 20)
+    except OSError:
+        pass  # beyond what an ordinary user may have: 64 KiB do too
+    return ours, theirs
 
 
 def die_with_parent():
@@ -341,7 +345,7 @@ def judge(vm, in_time):
     if vm.qemu.returncode != 0:
         say(f"QEMU ended with status {vm.qemu.returncode} after the command: {vm.qemu_said()}")
         return vm.ended or NOT_STARTED
-    if "reboot: Power down" not in log:
+    if "reboot: Power down" not in log and a.cmd is not None:
         say(f"the guest did not power down cleanly; {where}")
         return vm.ended or NOT_STARTED
     if reports:
@@ -382,7 +386,6 @@ def main(argv):
             # ctrl-a x at the shell's prompt is a way to leave, not a failure.
             if a.cmd is None and vm.ended is None and "ready" in vm.times and vm.qemu.returncode == 0:
                 vm.ended = 0
-                vm.log += b"reboot: Power down"
             status = judge(vm, in_time)
         except KeyboardInterrupt as e:
             save_log(vm)
