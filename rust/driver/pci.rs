@@ -34,16 +34,19 @@ pub(crate) struct Bound<'bound> {
     function: Arc<Function>,
 }
 
+// CAST: vendor ids have 16 bits.
+const _: () = assert!(pci::Vendor::REDHAT.as_raw() as u32 == hw::VFETCH_PCI_VENDOR);
+
 kernel::pci_device_table!(
     TABLE,
     <Driver as pci::Driver>::IdInfo,
     [
         (
-            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, hw::VFETCH_PCI_DEVICE_PF),
+            pci::DeviceId::from_id(pci::Vendor::REDHAT, hw::VFETCH_PCI_DEVICE_PF),
             ()
         ),
         (
-            pci::DeviceId::from_id(pci::Vendor::REDHAT_QUMRANET, hw::VFETCH_PCI_DEVICE_VF),
+            pci::DeviceId::from_id(pci::Vendor::REDHAT, hw::VFETCH_PCI_DEVICE_VF),
             ()
         ),
     ]
