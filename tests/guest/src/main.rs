@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `vfetch-test GROUP...`: runs groups of tests in the guest and prints TAP. Without a group it
+//! lists them.
+//!
+//! A group is a list of claims, each with the function that puts it to the test. What needs more than one kind
+//! of machine (an IOMMU, fault injection) is in a group of its own, which `suites.toml` runs on
+//! such a machine.
+
+mod io;
+mod life;
+mod tap;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let groups = [io::groups(), life::groups()].concat();
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.is_empty() {
+        for group in &groups {
+            println!("{:16} {} tests: {}", group.name, group.tests.len(), group.about);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut tests = Vec::new();
+    for name in &wanted {
+        match groups.iter().find(|group| group.name == name) {
+            Some(group) => tests.extend_from_slice(group.tests),
+            None => {
+                eprintln!("vfetch-test: no group '{name}'; without arguments the groups are listed");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    tap::run(&tests)
+}
