@@ -259,6 +259,18 @@ impl Host {
     /// Gives a PF `count` VFs (sysfs `sriov_numvfs`). They are bound when this
     /// returns, unless `sriov_drivers_autoprobe` is off. Nothing happens when it has that many.
     ///
+    /// ```no_run
+    /// # fn main() -> libvfetch::Result<()> {
+    /// let host = libvfetch::Host::system();
+    /// let pf = host.find(&"0000:01:00.0".parse()?)?;
+    /// host.set_vfs(&pf, 0)?; // their number changes only by way of none
+    /// host.set_vfs(&pf, 4)?;
+    /// let vfs = host.functions()?.into_iter().filter(|f| f.pf == Some(pf.address));
+    /// # drop(vfs);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NotPf`]; [`Error::TooManyVfs`]; [`Error::VfsEnabled`] when it has

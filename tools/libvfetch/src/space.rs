@@ -26,6 +26,22 @@ use crate::{sys, Error, Function, Info, Result, Stats, ABI_VERSION, PAGE_BYTES};
 ///
 /// Threads may share a space (`&Space` does everything); forked children
 /// share it too. Every transfer is a DMA of the device to or from the buffer.
+///
+/// It is a file, too: [`io::Read`], [`io::Write`] and [`io::Seek`] work at the
+/// file's position, and [`AsFd`] gives it to whatever takes files.
+///
+/// ```no_run
+/// use std::io::{self, Seek, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let function = libvfetch::Host::system().find(&"0".parse()?)?;
+/// let mut model = std::fs::File::open("model.bin")?;
+/// let mut space = libvfetch::Space::open(&function)?;
+/// space.set_size(model.metadata()?.len().next_multiple_of(libvfetch::PAGE_BYTES))?;
+/// io::copy(&mut model, &mut space)?;
+/// space.rewind()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Space {
     file: File,
@@ -283,6 +299,23 @@ impl Space {
 
     /// Waits until the space is ready for `interest`, has lost pages or is gone, or until
     /// the time-out. `None` waits for ever; nothing is set in the answer after a time-out.
+    ///
+    /// ```no_run
+    /// use libvfetch::{Error, Interest, Options};
+    /// # fn main() -> libvfetch::Result<()> {
+    /// # let function = libvfetch::Host::system().find(&"0".parse()?)?;
+    /// let space = Options::new().nonblocking(true).open(&function)?;
+    /// space.set_size(1 << 20)?;
+    /// let written = loop {
+    ///     match space.write_at(b"data", 0) {
+    ///         Err(Error::WouldBlock { .. }) => space.wait(Interest::Writable, None)?,
+    ///         other => break other?,
+    ///     };
+    /// };
+    /// # let _ = written;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

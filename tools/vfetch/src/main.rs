@@ -2,8 +2,6 @@
 
 //! `vfetch`: looks at, exercises and measures the functions of the vfetch driver.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 mod bench;
 mod cli;
 mod demo;
