@@ -33,7 +33,7 @@ pub enum Error {
     },
 
     /// The PCI function is there, with another driver or none.
-    #[error("{address} is not bound to the vfetch driver but to {}", driver.as_deref().unwrap_or("none"))]
+    #[error("{address} {}", bound_to(driver.as_deref()))]
     NotBound {
         /// The PCI function.
         address: PciAddress,
@@ -74,7 +74,7 @@ pub enum Error {
     },
 
     /// The function has not that much memory free (`ENOSPC`).
-    #[error("vfetch{node}: no room for a space of {wanted} bytes: {free} of {memory} are free")]
+    #[error("vfetch{node}: no room for a space of {}: {} of {} are free", size(*.wanted), size(*.free), size(*.memory))]
     NoRoom {
         /// The node.
         node: u32,
@@ -275,6 +275,26 @@ impl From<Error> for io::Error {
     }
 }
 
+fn bound_to(driver: Option<&str>) -> String {
+    match driver {
+        Some(driver) => format!("is bound to the driver {driver}, not to vfetch"),
+        None => "is not bound to a driver".into(),
+    }
+}
+
+/// In the largest binary unit that is exact.
+fn size(bytes: u64) -> String {
+    let mut value = bytes;
+    let mut units = ["bytes", "KiB", "MiB", "GiB", "TiB"].into_iter().peekable();
+    while let Some(unit) = units.next() {
+        if value == 0 || value % 1024 != 0 || units.peek().is_none() {
+            return format!("{value} {unit}");
+        }
+        value /= 1024;
+    }
+    format!("{bytes} bytes")
+}
+
 fn list(nodes: &[u32]) -> String {
     if nodes.is_empty() {
         return "none".into();
@@ -303,6 +323,15 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "no function vfetch7; bound: vfetch0, vfetch2"
+        );
+    }
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_is_exact() {
+        let sizes = [0, 5000, 4096, 100 << 30, 3 << 50];
+        assert_eq!(
+            sizes.map(size),
+            ["0 bytes", "5000 bytes", "4 KiB", "100 GiB", "3072 TiB"]
         );
     }
 

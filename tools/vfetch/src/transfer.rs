@@ -3,6 +3,7 @@
 //! `vfetch read` and `vfetch write`.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, IsTerminal, Read, Write},
@@ -38,8 +39,8 @@ struct Report {
     /// In read and write, without checks and files.
     elapsed_ns: f64,
     megabytes_per_s: f64,
-    /// Of the link's rate.
-    link_share: f64,
+    /// Of the link's rate; absent where nothing was transferred.
+    link_share: Option<f64>,
     /// What the data was compared with, and was equal to.
     verified: Option<&'static str>,
 }
@@ -62,17 +63,14 @@ impl Report {
             requests: clock.requests,
             elapsed_ns,
             megabytes_per_s,
-            link_share: megabytes_per_s / link,
+            link_share: Some(megabytes_per_s / link),
             verified: None,
         })
     }
 
     fn show(&self) -> String {
-        let verified = self
-            .verified
-            .map_or(String::new(), |with| format!("; {with}"));
-        format!(
-            "{}: {} {} at offset {} in {} requests, {}, {} ({} of the link){verified}\n",
+        let mut text = format!(
+            "{}: {} {} at offset {} in {} requests: {}, {}",
             self.function,
             self.direction,
             units::bytes(self.bytes),
@@ -80,8 +78,15 @@ impl Report {
             self.requests,
             units::time(self.elapsed_ns),
             units::rate(self.megabytes_per_s),
-            units::percent(self.link_share),
-        )
+        );
+        if let Some(share) = self.link_share {
+            let _ = write!(text, ", {} of link", units::percent(share));
+        }
+        if let Some(with) = self.verified {
+            let _ = write!(text, "\n{}: {with}", self.function);
+        }
+        text.push('\n');
+        text
     }
 }
 
@@ -165,8 +170,8 @@ impl Expected {
     fn words(self) -> Option<&'static str> {
         match self {
             Self::Anything => None,
-            Self::Zeros => Some("all zeros, as it must be: nothing was written"),
-            Self::Pattern(_) => Some("verified"),
+            Self::Zeros => Some("all zeros, as a new space must be"),
+            Self::Pattern(_) => Some("verified: the pattern is there"),
         }
     }
 }
@@ -244,6 +249,9 @@ fn read_from(
     sink.flush().context("cannot write the output")?;
     let mut report = Report::new(memory, "read", offset, &clock)?;
     report.verified = expected.words();
+    if matches!(expected, Expected::Zeros) {
+        report.link_share = None;
+    }
     Ok(report)
 }
 
@@ -386,7 +394,7 @@ fn write_to(
     let mut report = Report::new(memory, "wrote", offset, &clock)?;
     if args.verify {
         read_back(memory, &written, source, &mut buffer, out)?;
-        report.verified = Some("verified");
+        report.verified = Some("verified: read back, all is there");
     }
     Ok(report)
 }
@@ -562,7 +570,10 @@ mod tests {
         static INPUT: [u8; 50_000] = [7; 50_000];
         let ram = Ram::new(60 << 10);
         let report = write_ram(&ram, "--verify --block-size 4k", &INPUT, None).unwrap();
-        assert_eq!((report.bytes, report.verified), (50_000, Some("verified")));
+        assert_eq!(
+            (report.bytes, report.verified),
+            (50_000, Some("verified: read back, all is there"))
+        );
         assert_eq!(ram.bytes.lock().unwrap().len(), 53_248);
     }
 

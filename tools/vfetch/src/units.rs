@@ -76,9 +76,13 @@ pub(crate) fn three_digits(value: f64) -> String {
     }
 }
 
-/// `97 %`.
+/// `97 %`, `0.4 %`.
 pub(crate) fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+    match share * 100.0 {
+        percent if percent < 0.05 => "0 %".into(),
+        percent if percent < 9.95 => format!("{percent:.1} %"),
+        percent => format!("{percent:.0} %"),
+    }
 }
 
 /// A large number in threes: `1 234 567`.
@@ -134,6 +138,10 @@ mod tests {
         assert_eq!(rate(7990.4), "7990 MB/s");
         assert_eq!(grouped(1_234_567), "1 234 567");
         assert_eq!(grouped(999), "999");
+        assert_eq!(
+            [0.0, 0.004, 0.0994, 0.0996, 1.0].map(percent),
+            ["0 %", "0.4 %", "9.9 %", "10 %", "100 %"]
+        );
     }
 
     #[test]
