@@ -1,33 +1,49 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Builds the tools, linked statically so that they run in the guest, and
-# prints their paths, one a line: build/tools/NAME.
+# Builds the programs that run in the guest, the workspace's tools and the
+# tests' programs, linked statically, when anything that they are made from has
+# changed, and prints their paths, one a line: build/tools/NAME.
 . "$(dirname "$0")/lib.sh"
 
 cd "$VFETCH_TOP"
+sandbox_root
+out=$VFETCH_TOP/build/tools
 mkdir -p build
+
+inputs() {
+  echo "$VFETCH_SANDBOX" "${RUSTFLAGS:-}"
+  { find Cargo.toml Cargo.lock include tools tests/guest rust/engine scripts/tools.sh -type f || true; } 2>/dev/null |
+    LC_ALL=C sort | xargs -d '\n' sha256sum
+}
+
 exec {lock}>build/tools.lock
 flock "$lock"
-in_cargo build --release --workspace --bins --locked --message-format=json-render-diagnostics >build/tools.json ||
-  die "the tools do not build"
-# Only cargo itself knows the names of what it made. The shared target folder
-# holds those of whoever built last, hence the copies (which are links).
-mkdir -p build/tools.part
-rm -f build/tools.part/*
-in_sandbox python3 -c '
+key=$(inputs | key)
+if [ "$(cat "$out/.made-from" 2>/dev/null)" != "$key" ]; then
+  say "building the tools"
+  rm -rf "$out.part"
+  mkdir -p "$out.part"
+  in_cargo build --release --workspace --bins --locked --message-format=json-render-diagnostics >"$out.json" ||
+    die "the tools do not build"
+  # Only cargo itself knows the names of what it made, and the target folder,
+  # which all checkouts share, holds what was built last: hence the copies.
+  in_sandbox python3 -c '
 import json, sys
 for line in sys.stdin:
     m = json.loads(line)
     if m["reason"] == "compiler-artifact" and m.get("executable") and m["target"]["kind"] == ["bin"]:
         print(m["executable"])
-' <build/tools.json >build/tools.list
-while read -r program; do
-  cp "$program" build/tools.part/
-done <build/tools.list
-rm -f build/tools.json build/tools.list
-if ! diff -rq build/tools.part build/tools >/dev/null 2>&1; then
-  rm -rf build/tools
-  mv -T build/tools.part build/tools
+' <"$out.json" >"$out.list"
+  while read -r program; do
+    in_sandbox objcopy --strip-debug "$program" "$out.part/$(basename "$program")"
+  done <"$out.list"
+  rm "$out.json" "$out.list"
+  # What C programs see of the driver, and 32-bit ones.
+  in_sandbox make -s -C tests/guest/c "O=$VFETCH_TOP/build/c" || die "the tests' C programs do not build"
+  cp build/c/* "$out.part/"
+  echo "$key" >"$out.part/.made-from"
+  rm -rf "$out"
+  mv -T "$out.part" "$out"
 fi
-for program in build/tools/*; do echo "$VFETCH_TOP/$program"; done
+for program in "$out"/*; do echo "$program"; done
