@@ -91,6 +91,7 @@ class Machine:
         env = dict(os.environ, LD_PRELOAD=f"{so}:{qtest}")
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
                                         stdout=self.log, stderr=self.log)
+        self._connections = []
         try:
             self._qtest = self._accept(listeners["qtest"])
             self._qmp = self._accept(listeners["qmp"])
@@ -120,8 +121,8 @@ class Machine:
             except socket.timeout:
                 if self.process.poll() is not None:
                     raise Died(self.output()) from None
-        connection.settimeout(60)
-        return connection.makefile("rwb", buffering=0)
+        self._connections.append(Connection(connection))
+        return self._connections[-1]
 
     def output(self):
         self.log.seek(0)
@@ -136,6 +137,8 @@ class Machine:
             except Exception:
                 self.process.kill()
         status = self.process.wait()
+        for connection in self._connections:
+            connection.close()
         self.log.close()
         shutil.rmtree(self.dir, ignore_errors=True)
         return status
@@ -143,9 +146,9 @@ class Machine:
     # ---- qtest --------------------------------------------------------------
 
     def command(self, *words):
-        self._qtest.write((" ".join(str(w) for w in words) + "\n").encode())
+        self._qtest.send(" ".join(str(w) for w in words))
         while True:
-            line = receive(self._qtest).decode().strip()
+            line = self._qtest.line().strip()
             if not line:
                 self._died(" ".join(str(w) for w in words)[:100])
             if line.startswith("IRQ"):
@@ -193,7 +196,7 @@ class Machine:
     # ---- QMP ----------------------------------------------------------------
 
     def qmp(self, execute, **arguments):
-        self._qmp.write((json.dumps({"execute": execute, "arguments": arguments}) + "\n").encode())
+        self._qmp.send(json.dumps({"execute": execute, "arguments": arguments}))
         while True:
             answer = self._qmp_line()
             if "event" in answer:
@@ -204,7 +207,7 @@ class Machine:
                 return answer["return"]
 
     def _qmp_line(self):
-        line = receive(self._qmp)
+        line = self._qmp.line()
         if not line:
             self._died("QMP")
         return json.loads(line)
@@ -253,11 +256,29 @@ class Machine:
         self.write(slot + 0x04, 2, 0x6)
 
 
-def receive(connection):
-    try:
-        return connection.readline()
-    except ConnectionError:
-        return b""
+class Connection:
+    """Lines over a socket; an empty one when the other side is gone."""
+
+    def __init__(self, sock):
+        sock.settimeout(30)
+        self._sock = sock
+        self._lines = sock.makefile("rb")
+
+    def send(self, text):
+        try:
+            self._sock.sendall(text.encode() + b"\n")
+        except ConnectionError:
+            pass
+
+    def line(self):
+        try:
+            return self._lines.readline().decode()
+        except ConnectionError:
+            return ""
+
+    def close(self):
+        self._lines.close()
+        self._sock.close()
 
 
 class Died(Exception):
