@@ -97,7 +97,7 @@ def qemu_command(a, work, fds):
         # numbers come from a seed.
         accel = "tcg,thread=single"
         cpu = "max,-erms,-fsrm"
-        append += " init_on_alloc=0"
+        append += " init_on_alloc=0 cryptomgr.notests"
         cmd += ["-icount", f"shift={a.icount},sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]
     machine = "q35"
     if a.iommu:
