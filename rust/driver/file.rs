@@ -2,8 +2,6 @@
 
 //! The file operations of `/dev/vfetchN`: the border to user space.
 
-use core::mem::offset_of;
-
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
@@ -16,9 +14,6 @@ use crate::sys::abi::{self as hw, vfetch_info, vfetch_range, vfetch_size, vfetch
 use crate::sys::ioctl::Argument;
 use crate::sys::node::{OpenFile, Ready, Request};
 use crate::sys::wait::Poll;
-
-/// Bytes of a structure up to and with `reserved`: what every command needs to be understood.
-const HEADER: usize = offset_of!(vfetch_size, bytes);
 
 /// EINVAL unless all of `zero` are 0: flags that do not exist, and reserved fields.
 fn must_be_zero(zero: &[u32]) -> Result {
@@ -145,7 +140,7 @@ impl OpenFile for Space {
                 self.resize(asked.bytes)
             }
             DISCARD => {
-                let asked: vfetch_range = argument.read(HEADER)?;
+                let asked: vfetch_range = argument.read(size_of::<vfetch_range>())?;
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
                 self.discard(asked.offset..end)
