@@ -38,6 +38,8 @@
 //! Structures and numbers come from `include/uapi/linux/vfetch.h` at build time;
 //! that header is also the manual of the node.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod error;
 mod function;
 mod info;

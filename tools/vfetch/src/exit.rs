@@ -84,6 +84,30 @@ fn status(error: &Error) -> u8 {
     FAILURE
 }
 
+/// Tells what to do, in lines that fit a terminal.
+pub(crate) fn advise(hint: &str) {
+    for line in wrap(hint, 76) {
+        eprintln!("  {line}");
+    }
+}
+
+/// Breaks `text` at blanks into lines of at most `width`, where its words allow that.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
 /// Tells the user and gives the status to exit with. With `json` the error is
 /// an object on stderr.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
@@ -113,7 +137,7 @@ pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
     } else {
         eprintln!("vfetch: {error:#}");
         if let Some(hint) = hint {
-            eprintln!("  {hint}");
+            advise(&hint);
         }
     }
     ExitCode::from(status)
@@ -138,6 +162,14 @@ mod tests {
         };
         assert_eq!(status(&wrong.into()), DATA);
         assert_eq!(status(&anyhow::anyhow!("else")), FAILURE);
+    }
+
+    #[test]
+    fn advice_is_broken_at_blanks_and_loses_nothing() {
+        let text = "echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind";
+        let lines = wrap(text, 30);
+        assert_eq!(lines[0], "echo 0000:01:00.0 >");
+        assert_eq!(lines.join(" "), text);
     }
 
     #[test]

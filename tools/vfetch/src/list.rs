@@ -6,6 +6,7 @@ use libvfetch::{Function, Host, Info, Space};
 use serde::Serialize;
 
 use crate::{
+    exit::advise,
     output::{render, table, Output},
     units,
 };
@@ -92,12 +93,12 @@ pub(crate) fn run(host: &Host, out: Output) -> anyhow::Result<()> {
     if !out.is_json() {
         if entries.is_empty() {
             let none = libvfetch::Error::NoFunctions;
-            eprintln!("vfetch: {none}\n  {}", none.hint().unwrap_or_default());
+            eprintln!("vfetch: {none}");
+            advise(&none.hint().unwrap_or_default());
         }
         if let Some(hint) = denied {
-            eprintln!(
-                "vfetch: no permission for the nodes, so state and memory are not known\n  {hint}"
-            );
+            eprintln!("vfetch: no permission for the nodes, so state and memory are not known");
+            advise(&hint);
         }
     }
     Ok(())

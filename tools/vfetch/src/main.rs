@@ -2,6 +2,9 @@
 
 //! `vfetch`: looks at, exercises and measures the functions of the vfetch driver.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod bench;
 mod cli;
 mod demo;

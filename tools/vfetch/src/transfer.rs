@@ -272,7 +272,13 @@ pub(crate) fn read(host: &Host, args: &ReadArgs, out: Output) -> Result<()> {
     let report = read_from(&space, args, &mut sink, out)?;
     drop(sink);
     if to_stdout {
-        eprint!("{}", report.show());
+        // The data has stdout.
+        let text = if out.is_json() {
+            serde_json::to_string(&report)? + "\n"
+        } else {
+            report.show()
+        };
+        eprint!("{text}");
         return Ok(());
     }
     out.print(&report, Report::show)?;

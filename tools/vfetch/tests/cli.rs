@@ -55,7 +55,12 @@ fn a_function_that_cannot_be_is_an_error_with_advice_and_without_output() -> Res
     let output = vfetch("info 4000000000")?;
     assert!(matches!(output.status.code(), Some(3 | 4)), "{output:?}");
     assert!(output.stdout.is_empty());
-    assert_eq!(String::from_utf8(output.stderr)?.lines().count(), 2);
+    let text = String::from_utf8(output.stderr)?;
+    assert!(
+        text.starts_with("vfetch: ") && text.contains("\n  "),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     Ok(())
 }
 
