@@ -17,7 +17,7 @@
 headers_inside() {
   local version=$1
   cd "$2"
-  apt-get update -qq
+  apt_update
   echo "fetching the source of QEMU $version"
   apt-get source -qq --download-only "qemu=$version" ||
     apt-get source -qq --download-only "qemu=$version" || {
@@ -96,8 +96,8 @@ compile() { in_sandbox bash "$VFETCH_TOP/scripts/device.sh" --compile "$1" "$qem
 case "${1:-}" in
 --headers) shift; mkdir -p "$2"; headers_inside "$@"; exit ;;
 --compile) shift; compile_inside "$@"; exit ;;
-'') ;;
-*) die "usage: scripts/device.sh" ;;
+''|--source) ;;
+*) die "usage: scripts/device.sh [--source]" ;;
 esac
 
 qemu_version=$(in_sandbox dpkg-query -W -f '${source:Version}' qemu-system-x86)
@@ -105,6 +105,8 @@ qemu_version=$(in_sandbox dpkg-query -W -f '${source:Version}' qemu-system-x86)
 step qemu-headers "$(key "$qemu_version" "$(sed -n '/^headers_inside()/,/^}/p' "$0")")" headers \
   "preparing the headers of QEMU $qemu_version (about a minute)"
 qemu_headers=$REPLY
+# QEMU's own source, for lint.
+if [ "${1:-}" = --source ]; then echo "$qemu_headers/source"; exit; fi
 
 cd "$VFETCH_TOP"
 sources=(qemu/*.c)

@@ -45,7 +45,7 @@ count_is() {
 
 nodes_are_there() {
 	local n=0 mode
-	while [ $n -lt "$1" ]; do
+	while [ "$n" -lt "$1" ]; do
 		[ -c "/dev/vfetch$n" ] || { echo "no /dev/vfetch$n"; return 1; }
 		mode=$(stat -c %a "/dev/vfetch$n")
 		[ "$mode" = 600 ] || { echo "/dev/vfetch$n has mode $mode"; return 1; }
