@@ -6,9 +6,12 @@
  * QEMU's device_del asks the guest first. Setting x-surprise does what pulling
  * the card does: from one moment to the next nothing answers, and the slot
  * reports that presence and link are gone.
+ *
+ * The object stays until the guest has noticed and switches the slot's power
+ * off: without it the BARs would be unmapped, and QEMU reads 0 there, where a
+ * bus without an answer reads all ones.
  */
 #include "qemu/osdep.h"
-#include "block/aio.h"
 #include "hw/hotplug.h"
 #include "hw/pci/msi.h"
 #include "hw/pci/msix.h"
@@ -16,8 +19,10 @@
 #include "hw/pci/pci_bus.h"
 #include "hw/pci/pcie_port.h"
 #include "qapi/error.h"
-#include "qemu/main-loop.h"
 #include "vfetch.h"
+
+/* For guests that do not switch the power off. */
+#define REMOVAL_NS (5 * NANOSECONDS_PER_SECOND)
 
 /* The port above, if it is one that reports hot-plug events. */
 static PCIDevice *slot_of(PCIDevice *pci)
@@ -64,23 +69,29 @@ static void slot_report_empty(PCIDevice *port)
     slot_interrupt(port);
 }
 
-/* Outside of the property's setter, which still uses the object. */
-static void unplug(void *opaque)
+static void removal(void *opaque)
 {
     VfetchDevice *d = opaque;
     DeviceState *dev = DEVICE(d);
 
-    if (dev->realized) {
-        HotplugHandler *handler = qdev_get_hotplug_handler(dev);
-
-        if (handler) {
-            hotplug_handler_unplug(handler, dev, &error_abort);
-        } else {
-            qdev_unrealize(dev);
-        }
-        object_unparent(OBJECT(d));
-    }
+    object_ref(OBJECT(d));
+    hotplug_handler_unplug(qdev_get_hotplug_handler(dev), dev, &error_abort);
+    object_unparent(OBJECT(d));
     object_unref(OBJECT(d));
+}
+
+/* The slot's power went off, or the machine was reset. */
+void vfetch_hotplug_reset(VfetchDevice *d)
+{
+    if (d->removal) {
+        timer_mod_ns(d->removal, vfetch_now());
+    }
+}
+
+void vfetch_hotplug_exit(VfetchDevice *d)
+{
+    timer_free(d->removal);
+    d->removal = NULL;
 }
 
 static void surprise_set(Object *obj, bool value, Error **errp)
@@ -102,6 +113,13 @@ static void surprise_set(Object *obj, bool value, Error **errp)
         return;
     }
 
+    if (OBJECT(qdev_get_hotplug_handler(DEVICE(obj))) != OBJECT(port)) {
+        error_setg(errp, "x-surprise: ACPI handles hot plug of this slot, not "
+                   "the port: start QEMU with -global "
+                   "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
+        return;
+    }
+
     d->gone = true;
     for (uint32_t i = 0; i <= d->total_vfs; i++) {
         if (d->fn[i]) {
@@ -109,9 +127,9 @@ static void surprise_set(Object *obj, bool value, Error **errp)
         }
     }
     timer_del(d->timer);
+    d->removal = timer_new_ns(QEMU_CLOCK_VIRTUAL, removal, d);
+    timer_mod_ns(d->removal, vfetch_now() + REMOVAL_NS);
     slot_report_empty(port);
-    object_ref(obj);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), unplug, d);
 }
 
 static bool surprise_get(Object *obj, Error **errp)

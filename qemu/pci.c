@@ -176,10 +176,32 @@ static bool check_properties(VfetchDevice *d, Error **errp)
                        errp);
 }
 
+/*
+ * The last member of PCIDevice is also a property, and QEMU has noted where it
+ * is. If that is where this file thinks it is, both mean the same structure.
+ */
+static bool check_layout(VfetchDevice *d, Error **errp)
+{
+    ObjectProperty *p = object_class_property_find(object_get_class(OBJECT(d)),
+                                                   "x-max-bounce-buffer-size");
+    const Property *field = p ? p->opaque : NULL;
+
+    if (!field ||
+        field->offset != offsetof(PCIDevice, max_bounce_buffer_size)) {
+        error_setg(errp, "vfetch: compiled for another version of QEMU than "
+                   "the one that is running");
+        return false;
+    }
+    return true;
+}
+
 static void pf_realize(PCIDevice *pci, Error **errp)
 {
     VfetchDevice *d = VFETCH(pci);
 
+    if (!check_layout(d, errp)) {
+        return;
+    }
     d->gone = false;
     d->pf.dev = d;
     d->pf.index = 0;
@@ -224,6 +246,7 @@ static void pf_exit(PCIDevice *pci)
     function_exit(&d->pf);
     d->gone = true;
     vfetch_link_exit(d);
+    vfetch_hotplug_exit(d);
 }
 
 static void pf_finalize(Object *obj)
@@ -244,6 +267,7 @@ static void pf_reset_hold(Object *obj, ResetType type)
     if (d->mem) {
         vfetch_memory_power_on(d);
     }
+    vfetch_hotplug_reset(d);
 }
 
 static const Property pf_properties[] = {

@@ -220,6 +220,7 @@ struct VfetchDevice {
 
     uint8_t *mem;
     bool gone;                  /* removed by surprise, or unrealized */
+    QEMUTimer *removal;         /* from surprise removal to unrealizing */
     bool in_message;            /* a message is being sent */
 
     /* Partition registers. */
@@ -335,6 +336,8 @@ static inline bool vfetch_fault(const VfetchTransfer *x, unsigned kind)
 }
 
 /* hotplug.c */
+void vfetch_hotplug_reset(VfetchDevice *d);
+void vfetch_hotplug_exit(VfetchDevice *d);
 void vfetch_hotplug_class_init(ObjectClass *klass);
 
 #endif /* QEMU_VFETCH_H */

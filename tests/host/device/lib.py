@@ -67,7 +67,7 @@ class Machine:
     MEM32 = 0xC0000000
     MEM64 = 0x10_0000_0000
 
-    def __init__(self, plug=True, bus_numbers=1, qemu=(), **properties):
+    def __init__(self, plug=True, native_hotplug=True, qemu=(), **properties):
         self.dir = tempfile.mkdtemp(prefix="vfetch-qtest-")
         self.properties = properties
         self.log = open(os.path.join(self.dir, "log"), "w+b")
@@ -81,6 +81,8 @@ class Machine:
         command = [
             "qemu-system-x86_64", "-machine", "q35", "-accel", "qtest", "-m", str(self.RAM >> 20),
             "-nodefaults", "-display", "none",
+            # The port's own hot plug, not ACPI's.
+            "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=" + ("off" if native_hotplug else "on"),
             "-qtest", f"unix:{self.dir}/qtest", "-qtest-log", "none", "-qmp", f"unix:{self.dir}/qmp",
             "-device", "pcie-root-port,id=rp,bus=pcie.0,addr=4,chassis=1,slot=1", *qemu,
         ]
@@ -227,8 +229,6 @@ class Machine:
         self.properties = properties or self.properties
         options = {k.replace("__", "-"): v for k, v in self.properties.items()}
         self.qmp("device_add", driver="vfetch", id="dev", bus="rp", **options)
-        self.pf = PF(self)
-        return self.pf
 
     def inject(self, text):
         self.qmp("qom-set", path="dev", property="x-inject", value=text)
@@ -313,6 +313,8 @@ class Function:
 
     def _capabilities(self):
         found, at = {}, self.cfg(0x34, 1)
+        if at == 0xFF:
+            raise LookupError(f"function {self.devfn} does not answer")
         while at:
             found[self.cfg(at, 1)] = at
             at = self.cfg(at + 1, 1)
