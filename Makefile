@@ -12,7 +12,7 @@ define newline
 
 
 endef
-settings := CMD FILES SMP MEM VFS DEVICE MODARGS MODULE MODULES TOOLS KERNEL ICOUNT IOMMU QMP TIMEOUT ACCEL \
+settings := CMD FILES SMP MEM VFS DEVICE MODARGS MODULE MODULES TOOLS KERNEL ICOUNT IOMMU QMP RESULTS TIMEOUT ACCEL \
 	APPEND QEMU_ARGS ALLOW LOG TIME V SUITE JOBS VECTORS ARGS
 $(foreach s,$(settings),$(if $(filter-out undefined,$(origin $s)),\
   $(eval override export $s := $(subst $(newline),$$(newline),$(subst $(hash),$$(hash),$(subst \

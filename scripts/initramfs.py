@@ -107,7 +107,8 @@ def module_name(path):
     return os.path.basename(path).split(".ko")[0].replace("-", "_")
 
 
-def make(path, *, top, files, conf, tools=(), module=None, modules=(), qmp=False):
+def make(path, *, top, files, conf, tools=(), module=None, modules=(), qmp=False,
+         results=False):
     """Writes the initramfs to `path`. files: files and folders for
     /host; conf: what /etc/vm.conf says; tools: programs for /usr/bin; module:
     vfetch.ko; modules: (name, contents) of further kernel modules."""
@@ -125,6 +126,8 @@ def make(path, *, top, files, conf, tools=(), module=None, modules=(), qmp=False
     a.copy("init", f"{top}/tests/guest/init")
     if qmp:
         a.copy("usr/bin/qmp", f"{top}/tests/guest/qmp")
+    if results:
+        a.copy("usr/bin/results", f"{top}/tests/guest/results")
     for tool in tools:
         a.copy(f"usr/bin/{os.path.basename(tool)}", tool)
     for name, data in modules:

@@ -59,6 +59,7 @@ def parse(argv):
     p.add_argument("--icount", type=int, help="deterministic virtual time, 2^N ns an instruction")
     p.add_argument("--iommu", type=int, default=0)
     p.add_argument("--qmp", type=int, default=0, help="1: the guest may issue QMP commands")
+    p.add_argument("--results", help="file for what the guest's program 'results' is given")
     p.add_argument("--accel", choices=("tcg", "kvm"), default="tcg")
     p.add_argument("--append", default="", help="more of the kernel's command line")
     p.add_argument("--qemu-args", default="", help="more arguments for QEMU")
@@ -110,7 +111,7 @@ def qemu_command(a, work, fds):
     # Without ioeventfd the virtual CPU itself carries the data over: faster for
     # short lines, and nothing depends on when another thread runs.
     cmd += ["-device", "virtio-serial-pci,id=ports,ioeventfd=off,max_ports=16"]
-    for number, name in enumerate(("status", "stdout", "stderr", "qmp"), 1):
+    for number, name in enumerate(("status", "stdout", "stderr", "qmp", "results"), 1):
         if name not in fds:
             continue
         if name == "qmp":
@@ -148,6 +149,8 @@ class Vm:
             self.sockets[name], end = socket.socketpair()
             theirs[name] = end.detach()
             self.select.register(self.sockets[name], selectors.EVENT_READ, name)
+        if a.results:
+            theirs["results"] = os.open(a.results, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         # Where the guest's serial line reads from. Open at both ends, or opening blocks.
         with open(f"{work}/log", "wb"):
             pass
@@ -371,7 +374,7 @@ def main(argv):
     status = NOT_STARTED
     with tempfile.TemporaryDirectory(prefix="vfetch-vm-") as work:
         initramfs.make(f"{work}/initramfs", top=TOP, files=a.file, conf=conf, tools=a.tool, module=a.module,
-                       modules=modules, qmp=bool(a.qmp))
+                       modules=modules, qmp=bool(a.qmp), results=bool(a.results))
         # QEMU puts the terminal into raw mode and may not live to undo it.
         terminal = termios.tcgetattr(sys.stdin) if a.cmd is None else None
         vm = Vm(a, work)

@@ -20,6 +20,7 @@
 #   ICOUNT   N: deterministic virtual time, 2^N ns an instruction, one CPU
 #   IOMMU    1: an emulated IOMMU in front of the device
 #   QMP      1: the guest's program 'qmp' may give QEMU commands
+#   RESULTS  a file: what the guest gives to its program 'results' goes there
 #   TIMEOUT  seconds (120)
 #   ACCEL    kvm: use it, at your own risk; the default is tcg
 #   APPEND   more of the kernel's command line
@@ -78,7 +79,19 @@ if [ -n "${ALLOW:-}" ]; then args+=("--allow=$ALLOW"); fi
 if [ "${TIME:-}" = 1 ]; then args+=(--time); fi
 if [ "${V:-}" = 1 ]; then args+=(--show); fi
 
+if [ -n "${RESULTS:-}" ]; then
+  # Seen by the sandbox in any case; moved when it is whole.
+  results=$(mktemp "$VFETCH_CACHE/results.XXXXXX")
+  trap 'rm -rf "$results" "${staged:-}"' EXIT
+  args+=(--results "$results")
+fi
+
 cd "$VFETCH_TOP"
 rc=0
 in_sandbox python3 scripts/vm.py "${args[@]}" || rc=$?
+if [ "$rc" = 0 ] && [ -n "${RESULTS:-}" ]; then
+  chmod 644 "$results"
+  mkdir -p "$(dirname "$RESULTS")"
+  mv "$results" "$RESULTS"
+fi
 exit "$rc"
