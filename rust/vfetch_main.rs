@@ -61,5 +61,9 @@ module! {
             default: 64,
             description: "Slots of each queue, a power of two from 4 to 1024 (default 64)",
         },
+        spin_us: u32 {
+            default: 20,
+            description: "Time to wait for a transfer without sleeping, where it is expected to be enough, 0 to 1000 (default 20)",
+        },
     },
 }

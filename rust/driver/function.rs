@@ -95,14 +95,12 @@ impl Function {
     ) -> Result<Arc<Self>> {
         let stats = Arc::new(Stats::new(), GFP_KERNEL)?;
         let recovery = Recovery::new()?;
-        let order = parameters.queue_order.min(description.max_order);
         let queue = |index, class| {
             Queue::new(
                 device.as_ref(),
-                index,
-                class,
-                order,
-                parameters.timeout_ms,
+                (index, class),
+                &description,
+                parameters,
                 registers.clone(),
                 stats.clone(),
                 recovery.clone(),

@@ -14,11 +14,15 @@ pub(crate) struct Parameters {
     pub(crate) timeout_ms: Msecs,
     /// log2 of the slots of a queue.
     pub(crate) queue_order: u32,
+    /// How long to wait for a transfer without sleeping, if it promises to end within that time.
+    pub(crate) spin_us: u32,
 }
 
 impl Parameters {
     /// Shortest and longest time-out. Shorter ones would reset queues that are only busy.
     const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 10..=600_000;
+    /// Longest time without sleeping; more would only heat the room.
+    const SPIN_US: core::ops::RangeInclusive<u32> = 0..=1000;
     /// Fewest and most slots, as powers of two.
     const QUEUE_ORDER: core::ops::RangeInclusive<u32> = 2..=10;
 
@@ -35,6 +39,16 @@ impl Parameters {
             );
             return Err(EINVAL);
         }
+        let spin_us = module_parameters::spin_us.value();
+        if !Self::SPIN_US.contains(&spin_us) {
+            pr_err!(
+                "spin_us={} is not within {} to {}\n",
+                spin_us,
+                Self::SPIN_US.start(),
+                Self::SPIN_US.end()
+            );
+            return Err(EINVAL);
+        }
         let order = entries.checked_ilog2().unwrap_or(0);
         if !entries.is_power_of_two() || !Self::QUEUE_ORDER.contains(&order) {
             pr_err!(
@@ -48,6 +62,7 @@ impl Parameters {
         Ok(Self {
             timeout_ms,
             queue_order: order,
+            spin_us,
         })
     }
 }

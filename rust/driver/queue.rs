@@ -6,6 +6,13 @@
 //! has one ([`Slot`]) submits a descriptor and waits for its end. The end is a completion, or the knowledge that the
 //! device will not touch the descriptor's memory any more: until then the slot, and the memory that
 //! its owner described, stay as they are.
+//!
+//! # Interrupts
+//!
+//! A small transfer ends sooner than a task can be put to sleep and woken. Who waits for one looks at
+//! the completion ring itself for a while ([`Spin`]). The queue's interrupt is armed only while somebody sleeps: the
+//! device sends one message and then none until it is armed again, at once if there is a
+//! completion that it has not been told we saw.
 
 use core::mem::offset_of;
 
@@ -13,16 +20,17 @@ use kernel::device::{Bound, Device};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_spinlock_irq, Arc, SpinLockIrq};
-use kernel::time::Msecs;
+use kernel::time::{Delta, Msecs};
 
+use super::params::Parameters;
 use super::recovery::Recovery;
-use super::regs::Registers;
+use super::regs::{Description, Registers};
 use super::stats::Stats;
 use crate::sys::abi as hw;
 use crate::sys::host_memory::Segment;
 use crate::sys::irq::InterruptHandler;
 use crate::sys::ring::SharedArray;
-use crate::sys::wait::{new_wait_queue, Poll, Signals, WaitQueue, Waited};
+use crate::sys::wait::{new_wait_queue, spin, Poll, Signals, WaitQueue, Waited};
 
 /// Entries of a slot's scatter list: what a transfer of [`CHUNK_PAGES`] pages needs.
 pub(crate) const SLOT_SG: usize = 64;
@@ -96,14 +104,80 @@ impl From<Failure> for Error {
 /// Where a slot is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SlotState {
-    /// Nobody has it.
-    Free,
-    /// Somebody has it, and nothing is in flight.
-    Reserved,
+    /// Nobody has it, or nothing is in flight.
+    Idle,
     /// The device has its descriptor of so many bytes.
-    InFlight(TransactionId, u32),
+    InFlight {
+        id: TransactionId,
+        bytes: u32,
+        /// Its owner sleeps until it ends.
+        sleeping: bool,
+    },
     /// It ended.
     Done(Result<(), Failure>),
+}
+
+impl SlotState {
+    /// Whether descriptor `id` is in flight here.
+    fn is_of(&self, id: TransactionId) -> bool {
+        matches!(self, SlotState::InFlight { id: mine, .. } if *mine == id)
+    }
+}
+
+/// What can be seen of a slot without the queue's lock.
+#[pin_data]
+struct Waiter {
+    /// Nothing is in flight.
+    over: Atomic<bool>,
+    #[pin]
+    ended: WaitQueue,
+}
+
+/// Whether waiting for a completion without sleeping is worth the while.
+///
+/// It is for transfers that take less than the limit, as the link's latency and rate have it; and only as long as that
+/// turns out right: a device that is slower than it says is soon waited for asleep, and tried again now and then.
+struct Spin {
+    limit: Delta,
+    latency_ns: u32,
+    bytes_per_us: u32,
+    /// Waits to go without spinning.
+    pause: Atomic<u32>,
+    /// How often in a row it was in vain.
+    vain: Atomic<u32>,
+}
+
+impl Spin {
+    /// Failures in a row after which it pauses, and for how many waits.
+    const PATIENCE: u32 = 4;
+    const PAUSE: u32 = 64;
+
+    /// How long to spin for a transfer of `bytes` behind `ahead` others like it, if at all.
+    fn time(&self, bytes: u32, ahead: u32) -> Option<Delta> {
+        let pause = self.pause.load(Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Relaxed);
+            return None;
+        }
+        let all = u64::from(bytes) * (u64::from(ahead) + 1);
+        let moving = all * 1000 / u64::from(self.bytes_per_us.max(1));
+        let expected = u64::from(self.latency_ns).saturating_add(moving);
+        let expected = Delta::from_nanos(i64::try_from(expected).ok()?);
+        (expected <= self.limit).then_some(self.limit)
+    }
+
+    /// Learns whether it was worth it.
+    fn learn(&self, worth: bool) {
+        if worth {
+            self.vain.store(0, Relaxed);
+            return;
+        }
+        let vain = self.vain.load(Relaxed).saturating_add(1);
+        self.vain.store(vain, Relaxed);
+        if vain >= Self::PATIENCE {
+            self.pause.store(Self::PAUSE, Relaxed);
+        }
+    }
 }
 
 /// What may be submitted.
@@ -136,6 +210,10 @@ struct Inner {
     /// Free-running, as the device counts.
     sq_tail: u16,
     cq_head: u16,
+    /// The head that the device was told last.
+    cq_told: u16,
+    /// Owners of slots that sleep.
+    sleepers: u32,
     /// The next transaction's number.
     number: u64,
 }
@@ -156,8 +234,8 @@ pub(crate) struct Queue {
     in_flight: Atomic<i32>,
     /// It did not answer in time, or stopped: the recovery shall reset it.
     sick: Atomic<bool>,
-    /// For each slot, who waits for its end.
-    ended: KVec<Pin<KBox<WaitQueue>>>,
+    waiters: KVec<Pin<KBox<Waiter>>>,
+    spin: Spin,
     /// Waited on for a free slot, for another mode, and by pollers.
     #[pin]
     changed: WaitQueue,
@@ -169,51 +247,62 @@ impl Queue {
     /// The rings must be freed ([`free_rings`](Self::free_rings)) before the device is unbound.
     pub(crate) fn new(
         device: &Device<Bound>,
-        index: u32,
-        class: u32,
-        order: u32,
-        timeout_ms: Msecs,
+        (index, class): (u32, u32),
+        description: &Description,
+        parameters: Parameters,
         registers: Arc<Registers>,
         stats: Arc<Stats>,
         recovery: Arc<Recovery>,
     ) -> Result<Arc<Self>> {
+        let order = parameters.queue_order.min(description.max_order);
         let slots = 1usize << order;
         let rings = Rings {
             submissions: SharedArray::new(device, slots)?,
             completions: SharedArray::new(device, slots)?,
             lists: SharedArray::new(device, slots * SLOT_SG)?,
         };
-        let mut ended = KVec::with_capacity(slots, GFP_KERNEL)?;
+        let mut waiters = KVec::with_capacity(slots, GFP_KERNEL)?;
         let mut free = KVec::with_capacity(slots, GFP_KERNEL)?;
         for slot in (0..slots).rev() {
-            ended.push(
-                KBox::pin_init(new_wait_queue!("vfetch: a transfer"), GFP_KERNEL)?,
-                GFP_KERNEL,
-            )?;
+            let waiter = pin_init!(Waiter {
+                over: Atomic::new(true),
+                ended <- new_wait_queue!("vfetch: a transfer"),
+            });
+            waiters.push(KBox::pin_init(waiter, GFP_KERNEL)?, GFP_KERNEL)?;
             free.push(u16::try_from(slot)?, GFP_KERNEL)?;
         }
         let inner = Inner {
             mode: Mode::Stopped,
             rings: Some(rings),
-            states: KVec::from_elem(SlotState::Free, slots, GFP_KERNEL)?,
+            states: KVec::from_elem(SlotState::Idle, slots, GFP_KERNEL)?,
             free,
             sq_tail: 0,
             cq_head: 0,
+            cq_told: 0,
+            sleepers: 0,
             number: 1,
+        };
+        let spin = Spin {
+            limit: Delta::from_micros(i64::from(parameters.spin_us)),
+            latency_ns: description.link_latency_ns,
+            bytes_per_us: description.link_bytes_per_us,
+            pause: Atomic::new(0),
+            vain: Atomic::new(0),
         };
         Arc::pin_init(
             try_pin_init!(Self {
                 index,
                 class,
                 order,
-                timeout_ms,
+                timeout_ms: parameters.timeout_ms,
                 registers,
                 stats,
                 recovery,
                 inner <- new_spinlock_irq!(inner, "vfetch: queue"),
                 in_flight: Atomic::new(0),
                 sick: Atomic::new(false),
-                ended,
+                waiters,
+                spin,
                 changed <- new_wait_queue!("vfetch: queue"),
             }),
             GFP_KERNEL,
@@ -288,9 +377,6 @@ impl Queue {
             Mode::Running => {}
         }
         let slot = inner.free.pop()?;
-        if let Some(state) = inner.states.get_mut(usize::from(slot)) {
-            *state = SlotState::Reserved;
-        }
         Some(Ok(Slot { queue: self, slot }))
     }
 
@@ -304,8 +390,10 @@ impl Queue {
 
     /// Takes completions from the ring and ends their slots. Returns whether there was any.
     fn drain(&self) -> bool {
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
+        self.drain_locked(&mut self.inner.lock())
+    }
+
+    fn drain_locked(&self, inner: &mut Inner) -> bool {
         let Some(rings) = inner.rings.as_ref() else {
             return false;
         };
@@ -327,16 +415,11 @@ impl Queue {
             inner.cq_head = inner.cq_head.wrapping_add(1);
             any = true;
             let id = TransactionId(completion.transaction);
-            let state = inner.states.get_mut(id.slot());
-            match state {
-                Some(state @ SlotState::InFlight(..)) => {
-                    let SlotState::InFlight(expected, bytes) = *state else {
+            match inner.states.get_mut(id.slot()) {
+                Some(state) if state.is_of(id) => {
+                    let SlotState::InFlight { bytes, .. } = *state else {
                         continue;
                     };
-                    if expected != id {
-                        self.stats.bad_completions.count();
-                        continue;
-                    }
                     // CAST: 0.
                     let ok = completion.status == hw::VFETCH_STATUS_OK as u16;
                     let outcome = if ok && completion.bytes == bytes {
@@ -346,27 +429,63 @@ impl Queue {
                         self.stats.transfer_errors.count();
                         Err(Failure::Status(completion.status))
                     };
-                    *state = SlotState::Done(outcome);
-                    self.ended(id.slot());
+                    self.end(id.slot(), state, &mut inner.sleepers, outcome);
                 }
                 _ => self.stats.bad_completions.count(),
             }
         }
-        if any {
-            // An error means that the function was unbound meanwhile: nobody waits.
-            let _ = self.registers.write32(
-                self.register(hw::VFETCH_QREG_CQ_HEAD),
-                u32::from(inner.cq_head),
-            );
-        }
         any
     }
 
-    /// Tells who waits for it that slot `slot` has ended.
-    fn ended(&self, slot: usize) {
+    /// Ends slot `slot`, which is in flight, and wakes its owner.
+    fn end(
+        &self,
+        slot: usize,
+        state: &mut SlotState,
+        sleepers: &mut u32,
+        outcome: Result<(), Failure>,
+    ) {
+        let SlotState::InFlight { sleeping, .. } = *state else {
+            return;
+        };
+        *state = SlotState::Done(outcome);
         self.in_flight.fetch_sub(1, Release);
-        if let Some(queue) = self.ended.get(slot) {
-            queue.wake_all();
+        if let Some(waiter) = self.waiters.get(slot) {
+            waiter.over.store(true, Release);
+            if sleeping {
+                *sleepers = sleepers.saturating_sub(1);
+                waiter.ended.wake_all();
+            }
+        }
+    }
+
+    /// Tells the device how far we have read the completion ring, and whether to send an interrupt for what comes after.
+    ///
+    /// Nobody needs to know while nobody sleeps and the ring is far from full.
+    fn tell_head(&self, inner: &mut Inner) {
+        let unseen = inner.cq_head.wrapping_sub(inner.cq_told);
+        if inner.sleepers == 0 && u32::from(unseen) < self.slots() / 2 {
+            return;
+        }
+        inner.cq_told = inner.cq_head;
+        let arm = if inner.sleepers > 0 {
+            0
+        } else {
+            hw::VFETCH_CQ_DISARM
+        };
+        // An error means that the function was unbound meanwhile: nobody waits.
+        let _ = self.registers.write32(
+            self.register(hw::VFETCH_QREG_CQ_HEAD),
+            u32::from(inner.cq_head) | arm,
+        );
+    }
+
+    /// Looks at the completion ring on behalf of somebody who spins. Leaves it alone when somebody else is at it.
+    fn peek(&self) {
+        if let Some(mut inner) = self.inner.try_lock() {
+            if self.drain_locked(&mut inner) {
+                self.tell_head(&mut inner);
+            }
         }
     }
 
@@ -392,6 +511,7 @@ impl Queue {
             let mut inner = self.inner.lock();
             inner.sq_tail = 0;
             inner.cq_head = 0;
+            inner.cq_told = 0;
             let rings = inner.rings.as_ref().ok_or(ENODEV)?;
             rings.completions.clear();
             let registers = &self.registers;
@@ -471,11 +591,9 @@ impl Queue {
         // What was completed was completed.
         while self.drain() {}
         let mut inner = self.inner.lock();
+        let inner = &mut *inner;
         for (slot, state) in inner.states.iter_mut().enumerate() {
-            if matches!(state, SlotState::InFlight(..)) {
-                *state = SlotState::Done(Err(failure));
-                self.ended(slot);
-            }
+            self.end(slot, state, &mut inner.sleepers, Err(failure));
         }
     }
 
@@ -499,14 +617,16 @@ impl Queue {
 impl InterruptHandler for Queue {
     fn handle(&self) -> bool {
         self.stats.interrupts.count();
-        // An interrupt without a completion: the device has stopped the queue, or a late one.
-        !self.drain()
+        let mut inner = self.inner.lock();
+        let any = self.drain_locked(&mut inner);
+        self.tell_head(&mut inner);
+        drop(inner);
+        // An interrupt without a completion: somebody who spins was faster, or the queue stopped.
+        !any && self.has_error()
     }
 
     fn handle_threaded(&self) {
-        if self.has_error() {
-            self.call_for_help();
-        }
+        self.call_for_help();
     }
 }
 
@@ -545,7 +665,14 @@ impl Slot<'_> {
         let id = TransactionId::new(inner.number, self.slot);
         inner.number = inner.number.wrapping_add(1);
         let desc = self.descriptor(rings, command, id);
-        *state = SlotState::InFlight(id, desc.bytes);
+        *state = SlotState::InFlight {
+            id,
+            bytes: desc.bytes,
+            sleeping: false,
+        };
+        if let Some(waiter) = queue.waiters.get(usize::from(self.slot)) {
+            waiter.over.store(false, Relaxed);
+        }
         rings
             .submissions
             .write(usize::from(inner.sq_tail & queue.mask()), desc);
@@ -613,29 +740,67 @@ impl Slot<'_> {
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
         let queue = self.queue;
-        let Some(ended) = queue.ended.get(usize::from(self.slot)) else {
+        let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
             return Err(Failure::Gone);
         };
-        let is_over = || self.outcome().is_some();
-        if ended.wait(Signals::None, Some(queue.timeout_ms), is_over) == Waited::TimedOut {
-            // The completion may be there and its interrupt lost.
-            queue.drain();
-            if !is_over() {
-                queue.stats.timeouts.count();
-                queue.call_for_help();
-                ended.wait(Signals::None, None, is_over);
+        let is_over = || waiter.over.load(Acquire);
+        if !is_over() {
+            self.spin(is_over);
+        }
+        if !is_over() && self.fall_asleep() {
+            let time = Some(queue.timeout_ms);
+            if waiter.ended.wait(Signals::None, time, is_over) == Waited::TimedOut {
+                // The completion may be there and its interrupt lost.
+                queue.drain();
+                if !is_over() {
+                    queue.stats.timeouts.count();
+                    queue.call_for_help();
+                    waiter.ended.wait(Signals::None, None, is_over);
+                }
             }
         }
-        self.outcome().unwrap_or(Err(Failure::Gone))
+        let inner = queue.inner.lock();
+        match inner.states.get(usize::from(self.slot)) {
+            Some(SlotState::Done(outcome)) => *outcome,
+            Some(SlotState::Idle) => Ok(()),
+            _ => Err(Failure::Gone),
+        }
     }
 
-    /// How it ended; `None` while it is in flight.
-    fn outcome(&self) -> Option<Result<(), Failure>> {
-        let inner = self.queue.inner.lock();
-        match inner.states.get(usize::from(self.slot)) {
-            Some(SlotState::InFlight(..)) => None,
-            Some(SlotState::Done(outcome)) => Some(*outcome),
-            _ => Some(Ok(())),
+    /// Waits a while without sleeping if that promises to be enough.
+    fn spin(&self, is_over: impl Fn() -> bool) {
+        let queue = self.queue;
+        let bytes = match queue.inner.lock().states.get(usize::from(self.slot)) {
+            Some(SlotState::InFlight { bytes, .. }) => *bytes,
+            _ => return,
+        };
+        let ahead = queue.in_flight().saturating_sub(1);
+        if let Some(time) = queue.spin.time(bytes, ahead) {
+            let worth = spin(time, || {
+                if !is_over() {
+                    queue.peek();
+                }
+                is_over()
+            });
+            queue.spin.learn(worth);
+        }
+    }
+
+    /// Sees to it that there will be an interrupt and a wake-up. `false` when it has ended already.
+    fn fall_asleep(&self) -> bool {
+        let mut inner = self.queue.inner.lock();
+        let inner = &mut *inner;
+        match inner.states.get_mut(usize::from(self.slot)) {
+            Some(SlotState::InFlight { sleeping, .. }) => {
+                if !*sleeping {
+                    *sleeping = true;
+                    inner.sleepers = inner.sleepers.saturating_add(1);
+                }
+                // Arms the interrupt; one that is armed already is armed again.
+                self.queue.tell_head(inner);
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -643,18 +808,20 @@ impl Slot<'_> {
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         // Nothing is in flight when its owner has waited, as it must have.
-        if self.outcome().is_none() {
+        let queue = self.queue;
+        let waiter = queue.waiters.get(usize::from(self.slot));
+        if waiter.is_some_and(|waiter| !waiter.over.load(Acquire)) {
             let _ = self.wait();
         }
-        let mut inner = self.queue.inner.lock();
+        let mut inner = queue.inner.lock();
         if let Some(state) = inner.states.get_mut(usize::from(self.slot)) {
-            *state = SlotState::Free;
+            *state = SlotState::Idle;
         }
         // There is room: the vector was made for all slots.
         if inner.free.push_within_capacity(self.slot).is_err() {
             kernel::pr_warn_once!("a slot was given back twice\n");
         }
         drop(inner);
-        self.queue.changed.wake_all();
+        queue.changed.wake_all();
     }
 }

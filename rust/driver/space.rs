@@ -251,7 +251,7 @@ impl Space {
                 } => {
                     let limits = Limits {
                         bytes,
-                        pages: CHUNK_PAGES,
+                        pages: CHUNK_PAGES.min(bytes.div_ceil(PAGE as usize) + 1),
                     };
                     let memory = caller.take(device, limits)?;
                     at += memory.bytes() as u64;
@@ -335,7 +335,9 @@ impl Space {
         let (region, frame) = block.neighbours(region);
         let filled = block.fill(region);
         drop(table);
-        self.function.memory.count_pages(generation, filled, 0);
+        if filled > 0 {
+            self.function.memory.count_pages(generation, filled, 0);
+        }
         let end = bytes.end.min(base + region.outer() as u64 * PAGE);
         Ok(Piece::Device {
             addr: u64::from(frame) * PAGE + bytes.start % PAGE,

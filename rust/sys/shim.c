@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/sched.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
 
@@ -61,7 +62,12 @@ phys_addr_t vfetch_page_to_phys(struct page *page)
 	return page_to_phys(page);
 }
 
-bool vfetch_waitqueue_active(struct wait_queue_head *head)
+bool vfetch_wq_has_sleeper(struct wait_queue_head *head)
 {
-	return waitqueue_active(head);
+	return wq_has_sleeper(head);
+}
+
+bool vfetch_need_resched(void)
+{
+	return need_resched();
 }

@@ -19,6 +19,7 @@ int vfetch_pci_domain_nr(struct pci_dev *pdev);
 bool vfetch_dma_mapping_error(struct device *dev, dma_addr_t addr);
 bool vfetch_iter_will_pin(const struct iov_iter *iter);
 phys_addr_t vfetch_page_to_phys(struct page *page);
-bool vfetch_waitqueue_active(struct wait_queue_head *head);
+bool vfetch_wq_has_sleeper(struct wait_queue_head *head);
+bool vfetch_need_resched(void);
 
 #endif /* VFETCH_SHIM_H */

@@ -28,6 +28,8 @@ extern "C" {
     pub(super) fn vfetch_iter_will_pin(iter: *const bindings::iov_iter) -> bool;
     /// The physical address of `page`, which must be valid.
     pub(super) fn vfetch_page_to_phys(page: *mut bindings::page) -> bindings::phys_addr_t;
-    /// Whether anything waits on the initialised queue `head`.
-    pub(super) fn vfetch_waitqueue_active(head: *mut bindings::wait_queue_head) -> bool;
+    /// Whether anything waits on the initialised queue `head`, as of after a full barrier.
+    pub(super) fn vfetch_wq_has_sleeper(head: *mut bindings::wait_queue_head) -> bool;
+    /// Whether the scheduler wants this processor for another task.
+    pub(super) fn vfetch_need_resched() -> bool;
 }

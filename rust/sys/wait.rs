@@ -12,9 +12,10 @@ use kernel::bindings;
 use kernel::ffi::{c_int, c_long};
 use kernel::fs::File;
 use kernel::prelude::*;
+use kernel::processor::cpu_relax;
 use kernel::sync::rcu::synchronize_rcu;
 use kernel::sync::LockClassKey;
-use kernel::time::{msecs_to_jiffies, Jiffies, Msecs};
+use kernel::time::{msecs_to_jiffies, Delta, Instant, Jiffies, Monotonic, Msecs};
 use kernel::types::Opaque;
 
 use super::shim;
@@ -121,6 +122,10 @@ impl WaitQueue {
     /// May be called in any context. A change made before this call is seen by those that
     /// it wakes.
     pub(crate) fn wake_all(&self) {
+        // SAFETY: The head is initialised. This orders the caller's change before the look.
+        if !unsafe { shim::vfetch_wq_has_sleeper(self.head.get()) } {
+            return;
+        }
         // SAFETY: The head is initialised.
         unsafe {
             bindings::__wake_up(
@@ -137,7 +142,7 @@ impl WaitQueue {
 impl PinnedDrop for WaitQueue {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: The head is initialised. Nobody waits any more, since a waiter borrows `self`.
-        if unsafe { shim::vfetch_waitqueue_active(self.head.get()) } {
+        if unsafe { shim::vfetch_wq_has_sleeper(self.head.get()) } {
             // A poller was registered (`Poll::register`): take it off, and let those who have
             // already found the head finish.
             // SAFETY: The head is initialised.
@@ -174,5 +179,27 @@ impl<'a> Poll<'a> {
         // SAFETY: File and table are valid by the contract of `from_raw`. The head outlives the
         // registration: `WaitQueue::drop` takes every poller off first.
         unsafe { bindings::poll_wait(self.file.as_ptr(), queue.head.get(), self.table) }
+    }
+}
+
+/// Waiting without sleeping, for what is about to happen.
+///
+/// Calls `happened` again and again until it says yes, the time is over, or the scheduler has
+/// something better for the processor. Returns whether it happened.
+pub(crate) fn spin(time: Delta, mut happened: impl FnMut() -> bool) -> bool {
+    /// Looks between two looks at the clock, which costs as much as several of them.
+    const LOOKS: u32 = 8;
+    let start = Instant::<Monotonic>::now();
+    loop {
+        for _ in 0..LOOKS {
+            if happened() {
+                return true;
+            }
+            cpu_relax();
+        }
+        // SAFETY: No requirements.
+        if unsafe { shim::vfetch_need_resched() } || start.elapsed() >= time {
+            return happened();
+        }
     }
 }
