@@ -17,5 +17,5 @@ command=$(sed -n 's/^savedcmd_.* := //p' build/stock/rust/.vfetch_main.o.cmd)
 command=${command%% ; *}
 command=$(sed -E 's/(^| )rustc /\1rustdoc --document-private-items --output '"${VFETCH_TOP//\//\\/}"'\/build\/doc\/module /
   s/ --emit=[^ ]*//g; s/ --out-dir [^ ]*//g; s/ --crate-type [^ ]*//g; s/\$\(pound\)/#/g' <<<"$command")
-(cd build/stock && in_sandbox env RUSTC_BOOTSTRAP=1 sh -c "$command")
-say "build/doc/host/vfetch/index.html, build/doc/module/"
+(cd build/stock && in_sandbox env RUSTC_BOOTSTRAP=1 "VFETCH_ABI=$VFETCH_TOP/build/stock/rust/sys/abi_generated.rs" sh -c "$command")
+say "build/doc/host/libvfetch/index.html, build/doc/module/vfetch_main/index.html"
