@@ -343,6 +343,10 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) verify: bool,
 
+    /// Write the figures, as --json prints them, to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+
     /// Decides the order of random blocks and the test pattern
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

@@ -6,7 +6,7 @@ pub(crate) mod job;
 mod model;
 mod report;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{bail, Context, Result};
 use libvfetch::{Function, Host, Info, Space, PAGE_BYTES};
@@ -173,6 +173,10 @@ pub(crate) fn run(host: &Host, args: &BenchArgs, out: Output) -> Result<()> {
         calibration,
         results,
     };
+    if let Some(path) = &args.save {
+        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     out.print(&report, |report| report.calibration.show())?;
     Ok(())
 }
