@@ -22,11 +22,14 @@
  *     with the next call.
  *   - When write() returns, every read() that starts later sees its data.
  *     Concurrent access to one page is atomic for aligned 8 bytes.
- *   - O_NONBLOCK (and RWF_NOWAIT): EAGAIN rather than waiting for a free slot in
- *     the device's queue, or for a recovery. A transfer that has been given to the device is
- *     waited for (microseconds to milliseconds).
- *   - A signal ends the wait for a slot or a recovery (EINTR, or a short count).
- *     Only a fatal signal ends the wait for a transfer.
+ *   - O_NONBLOCK: EAGAIN rather than waiting for a free slot in the device's
+ *     queue, for a recovery, or for a SET_SIZE or DISCARD of another thread. A
+ *     transfer that the device has is waited for (microseconds to milliseconds).
+ *   - A signal ends these waits (EINTR, or a short count), but not the wait for a
+ *     transfer, since the device is using the caller's memory. That one is bounded by the
+ *     module's timeout_ms and the recovery that follows (seconds at the worst).
+ *   - RWF_NOWAIT is not supported (EOPNOTSUPP). io_uring works; its requests run in
+ *     its worker threads.
  *
  * Errors of read and write:
  *   EFAULT   the caller's buffer is not all readable or writable
@@ -213,8 +216,9 @@ struct vfetch_stats {
  * fails for room. Growing keeps the contents and adds zeros. Shrinking discards
  * what lies beyond the new end. 0 gives everything back.
  *
- * Errors: EINVAL not a multiple of the page; ENOSPC the function has not that
- * much free, the size stays; ENOMEM no kernel memory, the size stays.
+ * Errors, with which the size stays: EINVAL not a multiple of the page; ENOSPC the
+ * function has not that much free; ENOMEM no kernel memory; EINTR a signal came while
+ * transfers were waited for.
  */
 struct vfetch_size {
 	__u32 flags;
@@ -233,7 +237,8 @@ struct vfetch_size {
  * memory is scrubbed. The size stays.
  *
  * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space;
- * EIO the device would not scrub: pages that could not be scrubbed are out of use and still read as zeros.
+ * EIO the device would not scrub them: the pages from some block on are as they were; EINTR a signal came while
+ * transfers were waited for.
  */
 struct vfetch_range {
 	__u32 flags;
