@@ -59,13 +59,24 @@ static void slot_interrupt(PCIDevice *port)
     }
 }
 
+/*
+ * A real port would also report the change of the link. QEMU's cannot, and
+ * Linux enables no interrupt for presence on a slot that has an attention
+ * button. So the button is what wakes the guest up, as in QEMU's hot plug; it
+ * then finds the card not present.
+ */
 static void slot_report_empty(PCIDevice *port)
 {
     uint8_t *cap = port->config + port->exp.exp_cap;
+    uint16_t control = pci_get_word(cap + PCI_EXP_SLTCTL);
+    uint16_t events = PCI_EXP_SLTSTA_PDC;
 
+    if (!(control & PCI_EXP_SLTCTL_PDCE)) {
+        events |= PCI_EXP_SLTSTA_ABP;
+    }
     pci_word_test_and_clear_mask(cap + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_DLLLA);
     pci_word_test_and_clear_mask(cap + PCI_EXP_SLTSTA, PCI_EXP_SLTSTA_PDS);
-    pci_word_test_and_set_mask(cap + PCI_EXP_SLTSTA, PCI_EXP_SLTSTA_PDC);
+    pci_word_test_and_set_mask(cap + PCI_EXP_SLTSTA, events);
     slot_interrupt(port);
 }
 

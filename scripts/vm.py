@@ -125,7 +125,9 @@ def qemu_command(a, work, fds):
         cmd += ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "console",
                 "-device", "virtconsole,bus=ports.0,nr=8,chardev=console"]
 
-    cmd += ["-device", "pcie-root-port,id=rp0,chassis=1,slot=1"]
+    # Hot plug by the port itself: surprise removal is nothing that ACPI's reports.
+    cmd += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+            "-device", "pcie-root-port,id=rp0,chassis=1,slot=1"]
     if a.device:
         cmd += ["-device", "vfetch,bus=rp0,id=vf0" + ("," + a.props if a.props else "")]
     cmd += shlex.split(a.qemu_args)

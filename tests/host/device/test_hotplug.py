@@ -9,7 +9,7 @@ PDS, PDC, ABP, DLLLA = 1 << 6, 1 << 3, 1 << 0, 1 << 13
 # Power and attention indicator off, power off; hot-plug and presence interrupts.
 POWER_OFF = 0x400 | 0x300 | 0xC0
 POWER_ON = 0x100 | 0xC0
-HPIE, PDCE = 1 << 5, 1 << 3
+HPIE, PDCE, ABPE = 1 << 5, 1 << 3, 1 << 0
 
 
 class Slot:
@@ -124,6 +124,14 @@ class Hotplug(DeviceTest):
         slot.control(POWER_OFF)
         m.event("DEVICE_DELETED")
         self.assertEqual([c["name"] for c in m.qmp("qom-list", path="/machine/peripheral")], ["type", "rp"])
+
+    def test_surprise_wakes_a_guest_that_waits_for_the_button_only(self):
+        m = self.machine()
+        slot = Slot(m)
+        slot.control(POWER_ON | HPIE | ABPE)
+        m.qmp("qom-set", path="dev", property="x-surprise", value=True)
+        self.assertTrue(slot.interrupted())
+        self.assertEqual(slot.status() & (PDS | PDC | ABP), PDC | ABP)
 
     def test_plug_again_after_surprise(self):
         m = self.machine(total_vfs=2)
