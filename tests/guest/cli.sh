@@ -1,0 +1,86 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# The vfetch command on real functions: what it prints, and its exit statuses.
+# Boot with VFS=2. The last claims reset a function, unplug the device and
+# unload the module, so this wants a machine of its own.
+
+tests=0 failed=0
+
+# claim NAME STATUS PATTERN COMMAND: by sh; passes when it exits with STATUS and what it prints matches.
+claim() {
+	local out status
+	tests=$((tests + 1))
+	out=$(sh -c "$4" 2>&1)
+	status=$?
+	if [ "$status" = "$2" ] && echo "$out" | grep -qE -- "$3"; then
+		echo "ok $tests - $1"
+	else
+		echo "$out" | sed 's/^/# /'
+		echo "# status $status, wanted $2, and /$3/"
+		echo "not ok $tests - $1"
+		failed=1
+	fi
+}
+
+pci=/sys/bus/pci/devices
+pf=0000:01:00.0
+vf=0000:01:00.1
+unprivileged="su -s /bin/sh nobody -c"
+
+echo "TAP version 14"
+
+claim "list names the PF and how many VFs it has" 0 "^/dev/vfetch0 +$pf +PF, 2 of [0-9]+ VFs +ready" "vfetch list"
+claim "list names each VF and its PF" 0 "^/dev/vfetch2 .* VF 2 of $pf" "vfetch list"
+claim "list --json has one entry a function" 0 "^3$" "vfetch list --json | grep -c '\"node\":'"
+claim "list fits 80 columns" 1 "^0$" "vfetch list | grep -cE '.{81}'"
+claim "list works without permission, and says so" 0 "no permission" "$unprivileged 'vfetch list'"
+claim "what needs the node is refused without permission" 5 "run as root" "$unprivileged 'vfetch info 0'"
+
+claim "info takes a node, a path and an address" 0 "^3$" "vfetch info 1 /dev/vfetch1 $vf | grep -c '^/dev/vfetch1  $vf  VF 1, ready'"
+claim "a node that is not there is status 4" 4 "bound: vfetch0, vfetch1, vfetch2" "vfetch info 9"
+claim "a function of no driver is status 4, with advice" 4 "drivers/vfetch/bind" "vfetch info 0000:00:00.0"
+
+claim "a new space is all zeros" 0 "all zeros" "vfetch read 1 --size 1m"
+claim "a pattern comes back by DMA" 0 "verified" "vfetch read 1 --size 3m --fill --block-size 100000"
+claim "a file comes back as it was" 0 "verified" "vfetch write $vf --input /bin/busybox --verify"
+claim "a space that is too large is refused, with how much there is" 1 "no room for a space of 1 TiB" "vfetch write 1 --length 1t"
+claim "a size in part of a page is refused, with its neighbours" 1 "use 4096 or 8192" "vfetch read 1 --size 5000"
+claim "two commands on the shell's space see the same data" 0 "verified" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m --seed 7; vfetch read fd:3 --verify --seed 7"
+claim "wrong data is status 7, and where" 7 "wrong data at offset 0" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m --seed 7; vfetch read fd:3 --verify --seed 8"
+claim "a copy by way of a space is the same file" 0 "" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --input - </bin/busybox &&
+	 vfetch read fd:3 --length \$(stat -c %s /bin/busybox) --output /tmp/copy && cmp /bin/busybox /tmp/copy"
+claim "another command's space is empty again" 0 "all zeros" "vfetch write 1 --length 8m && vfetch read 1 --size 8m"
+
+claim "stats of one function explain its counters" 0 "^timeouts +0 +transfers given up" "vfetch stats 1"
+claim "stats of all functions are a line each" 0 "^3$" "vfetch stats | grep -c '^vfetch[0-9]'"
+claim "stats --watch ends after its count" 0 "^2$" "vfetch stats 0 --watch=100ms --count 2 --json | grep -c link_share"
+
+claim "bench verifies and compares with the link" 0 "^write +rand +64 KiB +2 +3 +[0-9.]+ +[0-9.]+ %" \
+	"vfetch bench all --count 20 --block-size 4k,64k --depth 1,2 --size 1m --verify"
+claim "bench --save writes its figures" 0 "own_ns_per_request" \
+	"vfetch bench 0 --count 5 --size 1m --save /tmp/figures >/dev/null && cat /tmp/figures"
+claim "bench refuses a block that is larger than the space" 1 "give a larger --size" "vfetch bench 0 --size 4k --count 1"
+claim "demo moves and verifies data on all functions" 0 "^3 of 3 functions right" "vfetch demo --size 1m"
+claim "demo does not change the number of VFs that are there" 0 "^2$" \
+	"vfetch demo --size 4k --vfs 1 >/dev/null; cat $pci/$pf/sriov_numvfs"
+
+claim "contents lost in a reset are status 7" 7 "lost in a function reset \(16 pages" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch read fd:3"
+claim "lost contents can be overwritten" 0 "verified" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch write fd:3 --length 64k --verify"
+
+claim "more VFs than there can be are refused" 1 "ask for at most" \
+	"echo 0 >$pci/$pf/sriov_numvfs; vfetch demo --vfs 200"
+claim "demo --vfs enables them and uses them" 0 "^4 of 4 functions right" "vfetch demo --vfs 3 --size 1m"
+claim "a device that goes away under load is status 6" 6 "the device is gone" \
+	"(sleep 1; echo 1 >$pci/$pf/remove) & vfetch bench 1 --op read --block-size 4k --runtime 20s"
+claim "without a function list says what to look at" 0 "lspci" "vfetch list"
+claim "without a function the rest is status 3" 3 "no function is bound" "vfetch info"
+claim "without the module everything is status 3" 3 "insmod vfetch.ko" "rmmod vfetch; vfetch list"
+
+echo "1..$tests"
+exit $failed
