@@ -84,7 +84,7 @@ step() {
     job=$!
     set +m
     # shellcheck disable=SC2064 # the job of now
-    trap "kill -TERM -- -$job 2>/dev/null; wait $job 2>/dev/null; exit 130" INT TERM HUP
+    trap "kill -TERM -- -$job 2>/dev/null || true; wait $job 2>/dev/null || true; exit 130" INT TERM HUP
     while kill -0 "$job" 2>/dev/null; do
       sleep 0.2
       if (( SECONDS >= start + 10 )) && (( (SECONDS - start) % 15 == 14 )); then

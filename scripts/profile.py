@@ -104,6 +104,7 @@ class Symbols:
             m = re.match(r"([0-9a-f]{8,}) [tTwWi] (.*)", line)
             if m:
                 found.setdefault(int(m.group(1), 16), (m.group(2), "user"))
+        self.module = [(name, a) for a, (name, module) in found.items() if module == "vfetch"]
         self.addresses = sorted(found)
         names = demangle([found[a][0] for a in self.addresses])
         self.names = [(n, found[a][1]) for n, a in zip(names, self.addresses)]
@@ -143,6 +144,7 @@ class Section:
         self.groups = collections.Counter()     # by group
         self.by_group = collections.Counter()   # by (group, function)
         self.edges = collections.Counter()      # by (caller, function): entries
+        self.blocks = collections.Counter()     # the module's own, by (address, instructions): entries
         self.total = 0
 
 
@@ -220,9 +222,66 @@ def read(path, symbols):
             continue
         frame, entered = stacks.frame(pc, sp)
         blocks[frame] += n
+        if frame[1][1] == "vfetch":
+            now.blocks[pc, n] += 1
         if entered:
             now.edges[frame[4], frame[1]] += 1
     return sections
+
+
+class Lines:
+    """Source lines of the module's instructions, by their address in the guest."""
+
+    def __init__(self, module, symbols):
+        """module: vfetch.ko with its debug information. Raises ValueError when
+        it is not the one that was loaded."""
+        self.module = module
+        nm = subprocess.run(["nm", module], text=True, capture_output=True, check=True).stdout
+        offsets = {}
+        for line in nm.splitlines():
+            m = re.match(r"([0-9a-f]+) [tT] (.*)", line)
+            if m:
+                offsets.setdefault(m.group(2), int(m.group(1), 16))
+        self.base = None
+        wrong = 0
+        for name, address in symbols.module:
+            if name in offsets and "init" not in name and "exit" not in name and "cleanup" not in name:
+                base = address - offsets[name]
+                if self.base is None:
+                    self.base = base
+                wrong += base != self.base
+        if self.base is None or wrong > 2:
+            raise ValueError(f"{module} is not the module that was loaded")
+        code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", "-j", ".text", module], text=True, capture_output=True,
+                              check=True).stdout
+        self.code = [int(m.group(1), 16) for m in re.finditer(r"^ +([0-9a-f]+):\t", code, re.M)]
+        self.known = {}
+
+    def count(self, blocks):
+        """Instructions by (file:line, function) of the innermost call that is of the project's own source."""
+        by_address = collections.Counter()
+        for (pc, n), times in blocks.items():
+            at = bisect.bisect_left(self.code, pc - self.base)
+            for address in self.code[at:at + n]:
+                by_address[address] += times
+        self.learn(sorted(set(by_address) - set(self.known)))
+        lines = collections.Counter()
+        for address, times in by_address.items():
+            lines[self.known[address]] += times
+        return lines
+
+    def learn(self, addresses):
+        if not addresses:
+            return
+        asked = "\n".join(hex(a) for a in addresses) + "\n"
+        said = subprocess.run(["addr2line", "-e", self.module, "-j", ".text", "-a", "-i", "-f", "-C"], input=asked, text=True,
+                              capture_output=True, check=True).stdout
+        for answer in re.split(r"^0x", said, flags=re.M)[1:]:
+            rows = answer.splitlines()
+            calls = list(zip(rows[1::2], rows[2::2]))
+            own = [c for c in calls if re.search(r"/rust/(driver|sys|engine)/", c[1]) and "/tree/rust/" not in c[1]] or calls[-1:]
+            where = re.sub(r"^.*/rust/(driver|sys|engine)/", r"\1/", own[0][1]).split(" ")[0]
+            self.known[int(rows[0], 16)] = (where, shorten(own[0][0]))
 
 
 def label(function):
@@ -236,7 +295,7 @@ def clip(text, width):
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def table(what, section, count, top, tree):
+def table(what, section, count, top, tree, lines):
     """The table of a section, per operation, as lines."""
     total = sum(section.self_.values())
     ns = what["ns"] / count
@@ -267,6 +326,20 @@ def table(what, section, count, top, tree):
         for n, f in sorted(rows, key=lambda r: (-r[0], r[1]))[:max(8, top // 2)]:
             if n / count >= 1:
                 yield f"    {clip(label(f), 58):<58} {n / count:>8,.1f}"
+    rows = sorted(lines.count(section.blocks).items(), key=lambda r: (-r[1], r[0])) if lines else []
+    if rows:
+        yield ""
+        yield f"  {'line of the module':<30} {'instr.':>8}  of (inlined calls are resolved)"
+    for (where, function), n in rows[:top]:
+        yield f"  {where:<30} {n / count:>8,.1f}  {clip(function, 60)}"
+    by_function = collections.Counter()
+    for (_, function), n in rows:
+        by_function[function] += n
+    if rows:
+        yield ""
+        yield f"  {'function of the module, before inlining':<80} {'instr.':>8}"
+    for function, n in by_function.most_common(top):
+        yield f"  {clip(function, 80):<80} {n / count:>8,.1f}"
     if tree:
         yield ""
         yield "  calls an operation, most instructions first"
@@ -292,10 +365,16 @@ def load(folder):
                 kallsyms = f.readlines()
     with open(f"{folder}/probe.nm", encoding="utf-8") as f:
         nm = f.readlines()
-    sections = read(f"{folder}/trace", Symbols(kallsyms, nm))
+    symbols = Symbols(kallsyms, nm)
+    sections = read(f"{folder}/trace", symbols)
     if len(sections) != len(whats):
         raise SystemExit(f"profile: {len(whats)} sections were run, the trace has {len(sections)}")
-    return whats, sections
+    try:
+        lines = Lines(f"{folder}/vfetch.ko", symbols)
+    except (ValueError, subprocess.CalledProcessError) as e:
+        print(f"profile: no source lines: {e}", file=sys.stderr)
+        lines = None
+    return whats, sections, lines
 
 
 def main(argv):
@@ -304,9 +383,9 @@ def main(argv):
     p.add_argument("--top", type=int, default=30)
     p.add_argument("--tree", action="store_true")
     a = p.parse_args(argv)
-    whats, sections = load(a.folder)
+    whats, sections, lines = load(a.folder)
     for what, section in zip(whats, sections):
-        text = "\n".join(table(what, section, what["count"], a.top, a.tree)) + "\n"
+        text = "\n".join(table(what, section, what["count"], a.top, a.tree, lines)) + "\n"
         path = f"{a.folder}/{title(what).replace(' ', '-')}.txt"
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
