@@ -90,9 +90,9 @@ class Machine:
             command += ["-device", ",".join(["vfetch", "id=dev", "bus=rp"] + self._options())]
         so = os.environ["VFETCH_DEVICE_SO"]
         qtest = os.path.join(os.path.dirname(so), "qtest-accel.so")
-        env = dict(os.environ, LD_PRELOAD=f"{so}:{qtest}")
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=self.log)
+        wrap = os.environ.get("VFETCH_DEVICE_WRAP", "").split()
+        self.process = subprocess.Popen([*wrap, "env", f"LD_PRELOAD={so}:{qtest}", *command],
+                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self._connections = []
         try:
             self._qtest = self._accept(listeners["qtest"])
