@@ -280,7 +280,7 @@ class Lines:
             rows = answer.splitlines()
             calls = list(zip(rows[1::2], rows[2::2]))
             own = [c for c in calls if re.search(r"/rust/(driver|sys|engine)/", c[1]) and "/tree/rust/" not in c[1]] or calls[-1:]
-            where = re.sub(r"^.*/rust/(driver|sys|engine)/", r"\1/", own[0][1]).split(" ")[0]
+            where = re.sub(r"^.*/(rust/(?=driver/|sys/|engine/)|library/)", "", own[0][1]).split(" ")[0]
             self.known[int(rows[0], 16)] = (where, shorten(own[0][0]))
 
 
