@@ -240,8 +240,14 @@ pub(crate) fn try_reset_function(device: &pci::Device) -> Result {
 
 /// Resets a function at once, without callbacks.
 pub(crate) fn reset_in_remove(device: &pci::Device<Core<'_>>) -> Result {
-    // SAFETY: The device is valid and its lock is held (`Core`).
-    to_result(unsafe { bindings::pcie_reset_flr(as_raw(device), false) })
+    // SAFETY: The device is valid and its lock is held (`Core`). The reset clears the configuration
+    // space, which the PCI core takes to be as it left it when a driver binds again.
+    to_result(unsafe {
+        bindings::pci_save_state(as_raw(device));
+        let result = bindings::pcie_reset_flr(as_raw(device), false);
+        bindings::pci_restore_state(as_raw(device));
+        result
+    })
 }
 
 /// Keeps a function from accessing host memory, for good.
