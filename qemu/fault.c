@@ -75,7 +75,7 @@ void vfetch_fault_apply(VfetchTransfer *x)
     }
 }
 
-/* 0 or an errno. */
+/* 0 or a negative errno. */
 static int rule_arm(VfetchDevice *d, const VfetchRule *r)
 {
     if (r->function > d->total_vfs ||
@@ -83,10 +83,10 @@ static int rule_arm(VfetchDevice *d, const VfetchRule *r)
         r->opcode > VFETCH_OP_FENCE || !r->count ||
         (r->queue != VFETCH_TEST_ANY && r->queue >= d->queues) ||
         (r->kind == VFETCH_FAULT_FAIL && r->arg > UINT16_MAX)) {
-        return EINVAL;
+        return -EINVAL;
     }
     if (d->rules == VFETCH_TEST_RULES) {
-        return ENOSPC;
+        return -ENOSPC;
     }
     d->rule[d->rules++] = *r;
     return 0;
@@ -121,7 +121,7 @@ static int rules_clear(VfetchDevice *d, uint32_t function)
     uint32_t kept = 0;
 
     if (function > d->total_vfs || !d->fn[function]) {
-        return EINVAL;
+        return -EINVAL;
     }
     for (uint32_t i = 0; i < d->rules; i++) {
         if (d->rule[i].function != function) {
@@ -201,6 +201,7 @@ static void test_write(void *opaque, hwaddr addr, uint64_t val, unsigned size)
 {
     VfetchDevice *d = opaque;
     bool whole = (size == 4 || size == 8) && addr % size == 0;
+    int err = -EINVAL;
     uint32_t *reg;
 
     if (vfetch_ignores_access(d) || !whole) {
@@ -218,9 +219,12 @@ static void test_write(void *opaque, hwaddr addr, uint64_t val, unsigned size)
         *reg = val;
     } else if (addr == VFETCH_TEST_COMMAND) {
         vfetch_link_run(d);
-        d->test_result = val == VFETCH_TEST_ARM ? rule_arm(d, &d->test_rule)
-                       : val == VFETCH_TEST_CLEAR
-                       ? rules_clear(d, d->test_rule.function) : EINVAL;
+        if (val == VFETCH_TEST_ARM) {
+            err = rule_arm(d, &d->test_rule);
+        } else if (val == VFETCH_TEST_CLEAR) {
+            err = rules_clear(d, d->test_rule.function);
+        }
+        d->test_result = -err;
         vfetch_link_run(d);
         vfetch_link_arm(d);
         vfetch_messages_send(d);
@@ -349,7 +353,7 @@ static void inject_set(Object *obj, const char *text, Error **errp)
     vfetch_link_run(d);
     vfetch_link_arm(d);
     vfetch_messages_send(d);
-    if (err == ENOSPC) {
+    if (err == -ENOSPC) {
         error_setg(errp, "x-inject: %d rules are armed; clear some",
                    VFETCH_TEST_RULES);
     } else if (err) {

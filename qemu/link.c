@@ -41,7 +41,7 @@ typedef enum EventKind {
     EV_NONE,
     EV_DUE,                     /* the first of the due list */
     EV_LINK_END,                /* the quantum on the link */
-    EV_LANE_END,                /* a lane's first: fill, copy, nothing to move */
+    EV_LANE_END,                /* a lane's first that needs no link */
     EV_LINK_START,
 } EventKind;
 
@@ -140,9 +140,10 @@ static uint64_t remaining_ns(const VfetchDevice *d, const VfetchTransfer *x)
 {
     uint32_t left = x->bytes - x->served;
     uint32_t quantum = d->link_quantum;
+    uint32_t speed = d->link_bytes_per_us;
 
-    return (left / quantum) * vfetch_duration_ns(quantum, d->link_bytes_per_us) +
-           vfetch_duration_ns(left % quantum, d->link_bytes_per_us);
+    return (left / quantum) * vfetch_duration_ns(quantum, speed) +
+           vfetch_duration_ns(left % quantum, speed);
 }
 
 static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
@@ -152,7 +153,9 @@ static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
     }
 }
 
-/* What happens next. With @visible, a time before which the guest sees nothing. */
+/*
+ * What happens next. With @visible: a time before which the guest sees nothing.
+ */
 static Event next_event(VfetchDevice *d, bool visible)
 {
     Event best = { .at = NEVER };
@@ -191,7 +194,8 @@ static Event next_event(VfetchDevice *d, bool visible)
                 } else {
                     t = MAX(t, d->cur ? d->cur_end : d->link_free);
                 }
-                consider(&best, later(t, remaining_ns(d, x)), EV_LINK_END, NULL);
+                t = later(t, remaining_ns(d, x));
+                consider(&best, t, EV_LINK_END, NULL);
             } else if (!d->cur) {
                 consider(&best, MAX(t, d->link_free), EV_LINK_START, NULL);
             }
@@ -205,7 +209,7 @@ static bool share_before(uint64_t a, uint64_t b)
     return (int64_t)(a - b) < 0;
 }
 
-/* The transfer of @f that the link would take at @now, and since when @f waits. */
+/* What the link would take of @f at @now, and since when @f waits for it. */
 static VfetchTransfer *candidate(VfetchFunction *f, int64_t now, int64_t *since)
 {
     VfetchTransfer *ready[VFETCH_LANES] = { NULL };

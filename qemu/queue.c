@@ -188,6 +188,7 @@ static bool write_completion(VfetchTransfer *x)
     if (!vfetch_dma_write(q->fn, addr, &c, sizeof(c))) {
         return false;
     }
+    /* The host's reader: phase first, smp_rmb(), then the rest. */
     smp_wmb();
     phase = cpu_to_le16(phase);
     return vfetch_dma_write(q->fn, addr + offsetof(struct vfetch_completion,
@@ -223,7 +224,7 @@ static void post_held(VfetchQueue *q)
                 return;
             }
             if (!write_completion(x)) {
-                /* The first reason stays in STATUS, but nothing more is tried. */
+                /* Whatever stopped it before: no more is posted now. */
                 queue_error(q, VFETCH_QERR_CQ_WRITE);
                 q->error = VFETCH_QERR_CQ_WRITE;
                 break;
@@ -299,7 +300,7 @@ void vfetch_transfer_ended(VfetchTransfer *x, int64_t now)
     }
 }
 
-/* What a fault put off is due: the data, and of a delayed one the completion. */
+/* What a fault put off is due: the data, or data and completion. */
 void vfetch_transfer_due(VfetchTransfer *x, int64_t now)
 {
     VfetchQueue *q = x->queue;
@@ -367,7 +368,8 @@ static bool config_valid(const VfetchQueue *q)
     return q->order >= VFETCH_MIN_ORDER && q->order <= VFETCH_MAX_ORDER &&
            q->vector < VFETCH_MSIX_VECTORS &&
            q->class <= VFETCH_CLASS_PRIORITY &&
-           ring_valid(q->sq_base, ring_entries(q) * sizeof(struct vfetch_desc)) &&
+           ring_valid(q->sq_base,
+                      ring_entries(q) * sizeof(struct vfetch_desc)) &&
            ring_valid(q->cq_base,
                       ring_entries(q) * sizeof(struct vfetch_completion));
 }

@@ -63,7 +63,7 @@ typedef enum VfetchTransferState {
     VFETCH_LANE,                /* open: waiting for the link, or on it */
     VFETCH_STUCK,               /* open: held up by a fault */
     VFETCH_DELAYED,             /* open: served, ends later */
-    VFETCH_HELD,                /* held: ended, no room in the completion ring */
+    VFETCH_HELD,                /* held: ended, the completion ring is full */
     VFETCH_LATE,                /* late: completed, its data follows */
 } VfetchTransferState;
 
@@ -304,7 +304,8 @@ void vfetch_transfer_due(VfetchTransfer *x, int64_t now);
 void vfetch_transfer_free(VfetchTransfer *x);
 
 /* transfer.c */
-void vfetch_transfer_validate(VfetchTransfer *x, const struct vfetch_desc *desc);
+void vfetch_transfer_validate(VfetchTransfer *x,
+                              const struct vfetch_desc *desc);
 void vfetch_transfer_move(VfetchTransfer *x, uint32_t bytes);
 void vfetch_transfer_move_all(VfetchTransfer *x);
 bool vfetch_dma_read(VfetchFunction *f, uint64_t addr, void *buf, uint64_t len);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Faults on demand, by BAR5 and over QMP: each kind, and what takes it back."""
 
-from case import DeviceTest, noise
+from case import DeviceTest
 from lib import HW, QmpError
 
 EINVAL, ENOSPC = 22, 28
