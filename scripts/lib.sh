@@ -107,11 +107,17 @@ step() {
 
 sandbox_root() { [ -n "${VFETCH_SANDBOX:-}" ] || { VFETCH_SANDBOX=$("$VFETCH_TOP/scripts/sandbox.sh"); export VFETCH_SANDBOX; }; }
 
-# in_sandbox CMD...: runs CMD in the sandbox's root, in the same folder, with
-# the checkout and the cache at the paths they have outside.
+# in_sandbox CMD...: runs CMD in the sandbox's root, with the checkout and the
+# cache at the paths they have outside; in the same folder, or the checkout
+# where that is none of theirs.
 in_sandbox() {
+  local folder=$PWD
+  case $folder/ in
+  "$VFETCH_TOP"/*|"$VFETCH_CACHE"/*) ;;
+  *) folder=$VFETCH_TOP ;;
+  esac
   sandbox_root
-  as_root unshare --mount --propagation=private -- "$VFETCH_TOP/scripts/enter.sh" "$VFETCH_SANDBOX" "$PWD" "$@"
+  as_root unshare --mount --propagation=private -- "$VFETCH_TOP/scripts/enter.sh" "$VFETCH_SANDBOX" "$folder" "$@"
 }
 
 # In the sandbox: brings apt's lists up to date; two steps may want to at once.

@@ -65,6 +65,7 @@ def parse(argv):
     p.add_argument("--qemu-args", default="", help="more arguments for QEMU")
     p.add_argument("--timeout", type=float, help="seconds of real time; default 120, for a shell none")
     p.add_argument("--log", default=f"{TOP}/build/vm/kernel.log", help="where the guest's kernel log goes")
+    p.add_argument("--log-name", help="what to call it in messages")
     p.add_argument("--allow", action="append", default=[], help="regular expression: no defect, although it looks like one")
     p.add_argument("--show", action="store_true", help="show QEMU's command line")
     p.add_argument("--time", action="store_true", help="say at the end how long everything took")
@@ -325,7 +326,7 @@ def judge(vm, in_time):
     if reports:
         say("the guest's kernel reports:")
         print("\n".join("    " + l for l in klog.around(log, reports).splitlines()), file=sys.stderr)
-    where = f"the kernel's log: {a.log}"
+    where = f"the kernel's log: {a.log_name or a.log}"
     if not in_time:
         what = "the command" if "ready" in vm.times else "the boot"
         say(f"time limit: {what} did not end within {a.timeout:g} s (TIMEOUT= sets the limit); {where}")

@@ -39,7 +39,7 @@ debug) folder=$("$VFETCH_TOP/scripts/kernel-debug.sh") ;;
 esac
 
 args=(--kernel "$folder" --smp "${SMP:-2}" --mem "${MEM:-1G}" --vfs "${VFS:-0}" --accel "${ACCEL:-tcg}"
-  --log "${LOG:-$VFETCH_TOP/build/vm/kernel.log}" --iommu "${IOMMU:-0}" --qmp "${QMP:-0}"
+  --iommu "${IOMMU:-0}" --qmp "${QMP:-0}"
   "--modargs=${MODARGS:-}" "--modules=${MODULES:-}" "--append=${APPEND:-}" "--qemu-args=${QEMU_ARGS:-}")
 
 case ${MODULE:-} in
@@ -61,16 +61,18 @@ if [ "${TOOLS:-}" != none ]; then
   for t in $tools; do args+=(--tool "$t"); done
 fi
 
-# What goes to the guest may lie where the sandbox does not see it.
-if [ -n "${FILES:-}" ]; then
-  staged=$(mktemp -d "$VFETCH_CACHE/files.XXXXXX")
-  trap 'rm -rf "$staged"' EXIT
-  for f in $FILES; do
-    [ -e "$f" ] || die "FILES: there is no '$f'"
-    cp -RL --preserve=mode "$f" "$staged/"
-    args+=(--file "$staged/$(basename "$f")")
-  done
-fi
+# What goes in and comes out may lie where the sandbox does not see it: by way
+# of the cache.
+staged=$(mktemp -d "$VFETCH_CACHE/vm.XXXXXX")
+trap 'rm -rf "$staged"' EXIT
+mkdir "$staged/host"
+args+=(--log "$staged/log" --log-name "${LOG:-build/vm/kernel.log}")
+for f in ${FILES:-}; do
+  [ -e "$f" ] || die "FILES: there is no '$f'"
+  cp -RL --preserve=mode "$f" "$staged/host/"
+  args+=(--file "$staged/host/$(basename "$f")")
+done
+if [ -n "${RESULTS:-}" ]; then args+=(--results "$staged/results"); fi
 
 if [ -n "${CMD:-}" ]; then args+=("--cmd=$CMD"); fi
 if [ -n "${ICOUNT:-}" ]; then args+=(--icount "$ICOUNT"); fi
@@ -79,19 +81,16 @@ if [ -n "${ALLOW:-}" ]; then args+=("--allow=$ALLOW"); fi
 if [ "${TIME:-}" = 1 ]; then args+=(--time); fi
 if [ "${V:-}" = 1 ]; then args+=(--show); fi
 
-if [ -n "${RESULTS:-}" ]; then
-  # Seen by the sandbox in any case; moved when it is whole.
-  results=$(mktemp "$VFETCH_CACHE/results.XXXXXX")
-  trap 'rm -rf "$results" "${staged:-}"' EXIT
-  args+=(--results "$results")
-fi
-
-cd "$VFETCH_TOP"
 rc=0
-in_sandbox python3 scripts/vm.py "${args[@]}" || rc=$?
-if [ "$rc" = 0 ] && [ -n "${RESULTS:-}" ]; then
-  chmod 644 "$results"
-  mkdir -p "$(dirname "$RESULTS")"
-  mv "$results" "$RESULTS"
-fi
+(cd "$VFETCH_TOP" && in_sandbox python3 scripts/vm.py "${args[@]}") || rc=$?
+
+# hand_over FILE TARGET: whole or not at all.
+hand_over() {
+  [ -e "$1" ] || return 0
+  mkdir -p "$(dirname "$2")"
+  cp "$1" "$2.part"
+  mv "$2.part" "$2"
+}
+hand_over "$staged/log" "${LOG:-$VFETCH_TOP/build/vm/kernel.log}"
+if [ "$rc" = 0 ] && [ -n "${RESULTS:-}" ]; then hand_over "$staged/results" "$RESULTS"; fi
 exit "$rc"
