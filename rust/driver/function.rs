@@ -12,7 +12,7 @@ use kernel::time::{Delta, Msecs};
 
 use super::memory::Memory;
 use super::params::Parameters;
-use super::queue::{Command, Failure, Queue, Slot};
+use super::queue::{Command, Failure, Queue, Slot, CHUNK_PAGES};
 use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
@@ -178,15 +178,19 @@ impl Function {
         self.bound.enter().ok_or(ENODEV)
     }
 
-    /// Largest transfer: what the device allows and what a slot's list can describe, in whole pages.
+    /// Most pages of a transfer: what the device allows, and what a slot's list can describe.
+    pub(crate) fn transfer_pages(&self) -> usize {
+        // CAST: u32 to usize keeps the value.
+        CHUNK_PAGES.min(self.description.max_sg as usize)
+    }
+
+    /// Most bytes of a transfer, in whole pages: one page less, since a buffer that is not aligned has part of one
+    /// at either end.
     pub(crate) fn transfer_bytes(&self) -> u32 {
-        let sg_pages = self
-            .description
-            .max_sg
-            .min(super::queue::CHUNK_PAGES as u32)
-            - 1;
         let page = hw::VFETCH_PAGE_BYTES;
-        (self.description.max_bytes / page).min(sg_pages.max(1)) * page
+        // CAST: at most CHUNK_PAGES. `Description::read` has checked that there are two.
+        let pages = self.transfer_pages().saturating_sub(1) as u32;
+        (self.description.max_bytes / page).min(pages) * page
     }
 
     // ---- Scrubbing ------------------------------------------------------------------------------

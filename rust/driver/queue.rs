@@ -27,19 +27,20 @@ use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
 use crate::sys::abi as hw;
-use crate::sys::host_memory::Segment;
+use crate::sys::host_memory::HostMemory;
 use crate::sys::irq::InterruptHandler;
 use crate::sys::ring::SharedArray;
 use crate::sys::wait::{new_wait_queue, spin, Poll, Signals, WaitQueue, Waited};
 
-/// Entries of a slot's scatter list: what a transfer of [`CHUNK_PAGES`] pages needs.
-pub(crate) const SLOT_SG: usize = 64;
-
 /// Most pages of one transfer between user memory and the device, the partial ones at either end
 /// included.
+///
+/// 128 KiB: with larger transfers preparing the first one, and letting the last one go, takes longer than
+/// what is saved in between.
 pub(crate) const CHUNK_PAGES: usize = 33;
 
-const _: () = assert!(CHUNK_PAGES <= SLOT_SG);
+/// Entries of a slot's scatter list: each page may need one.
+const SLOT_SG: usize = CHUNK_PAGES;
 
 /// Names one descriptor among all that a function has ever been given.
 ///
@@ -65,12 +66,12 @@ pub(crate) enum Command<'a> {
     /// Device memory to host memory.
     Read {
         device_addr: u64,
-        host: &'a [Segment],
+        host: &'a HostMemory<'a, 'a>,
     },
     /// Host memory to device memory.
     Write {
         device_addr: u64,
-        host: &'a [Segment],
+        host: &'a HostMemory<'a, 'a>,
     },
     /// Zeros into device memory.
     Scrub { device_addr: u64, bytes: u32 },
@@ -693,44 +694,45 @@ impl Slot<'_> {
         command: Command<'_>,
         id: TransactionId,
     ) -> hw::vfetch_desc {
-        // CAST: opcodes and flags are 8 bits wide.
         let mut desc = hw::vfetch_desc {
             transaction: id.0,
             ..Default::default()
         };
         let (opcode, device_addr, host) = match command {
-            Command::Read { device_addr, host } => (hw::VFETCH_OP_READ, device_addr, host),
-            Command::Write { device_addr, host } => (hw::VFETCH_OP_WRITE, device_addr, host),
+            Command::Read { device_addr, host } => (hw::VFETCH_OP_READ, device_addr, Some(host)),
+            Command::Write { device_addr, host } => (hw::VFETCH_OP_WRITE, device_addr, Some(host)),
             Command::Scrub { device_addr, bytes } => {
                 desc.bytes = bytes;
-                (hw::VFETCH_OP_FILL, device_addr, &[] as &[Segment])
+                (hw::VFETCH_OP_FILL, device_addr, None)
             }
         };
+        // CAST: opcodes and flags are 8 bits wide.
         desc.opcode = opcode as u8;
         desc.device_addr = device_addr;
-        match host {
-            [] => {}
-            [only] => {
-                desc.host_addr = only.address;
-                desc.bytes = only.bytes;
-            }
-            list => {
-                let first = usize::from(self.slot) * SLOT_SG;
-                for (index, segment) in list.iter().take(SLOT_SG).enumerate() {
-                    rings.lists.write(
-                        first + index,
-                        hw::vfetch_sg {
-                            addr: segment.address,
-                            bytes: segment.bytes,
-                            reserved: 0,
-                        },
-                    );
-                    desc.bytes = desc.bytes.saturating_add(segment.bytes);
-                }
-                desc.flags = hw::VFETCH_DESC_SG as u8;
-                desc.host_addr = rings.lists.address(first);
-                // CAST: at most SLOT_SG.
-                desc.sg_entries = list.len().min(SLOT_SG) as u16;
+        let Some(host) = host else {
+            return desc;
+        };
+        // CAST: at most `Description::max_bytes`.
+        desc.bytes = host.bytes() as u32;
+        let first = usize::from(self.slot) * SLOT_SG;
+        if host.count() > 1 {
+            desc.flags = hw::VFETCH_DESC_SG as u8;
+            desc.host_addr = rings.lists.address(first);
+            // CAST: at most SLOT_SG.
+            desc.sg_entries = host.count().min(SLOT_SG) as u16;
+        }
+        for (index, segment) in host.segments().take(SLOT_SG).enumerate() {
+            if host.count() == 1 {
+                desc.host_addr = segment.address;
+            } else {
+                rings.lists.write(
+                    first + index,
+                    hw::vfetch_sg {
+                        addr: segment.address,
+                        bytes: segment.bytes,
+                        reserved: 0,
+                    },
+                );
             }
         }
         desc

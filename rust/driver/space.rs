@@ -13,7 +13,6 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use super::block::{Block, Contents};
 use super::function::Function;
 use super::gate::Gate;
-use super::queue::CHUNK_PAGES;
 use super::transfer::{Direction, Pipeline};
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{Region, PAGES};
@@ -224,6 +223,7 @@ impl Space {
         lost: &mut bool,
     ) -> Result {
         let most = u64::from(self.function.transfer_bytes());
+        let most_pages = self.function.transfer_pages();
         let mut at = whole.start;
         while at < whole.end && pipeline.error().is_none() {
             let next = at..whole.end.min(at.saturating_add(most));
@@ -251,7 +251,7 @@ impl Space {
                 } => {
                     let limits = Limits {
                         bytes,
-                        pages: CHUNK_PAGES.min(bytes.div_ceil(PAGE as usize) + 1),
+                        pages: most_pages.min(bytes.div_ceil(PAGE as usize) + 1),
                     };
                     let memory = caller.take(device, limits)?;
                     at += memory.bytes() as u64;

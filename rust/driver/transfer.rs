@@ -78,7 +78,7 @@ impl<'f, 'data> Pipeline<'f, 'data> {
         if self.started - self.ended >= DEPTH {
             self.end_oldest();
         }
-        let host = memory.segments();
+        let host = &memory;
         let command = match self.direction {
             Direction::ToHost => Command::Read { device_addr, host },
             Direction::ToDevice => Command::Write { device_addr, host },

@@ -48,13 +48,15 @@ pub(crate) struct Limits {
 ///
 /// - `pages` are valid for as long as the value lives: pinned by it if `pinned` says so, else
 ///   part of the buffer, which lives for `'data`.
-/// - `segments` are mapped for `device` in `direction`.
+/// - if `mapped` is not 0, `list` is mapped for `device` in `direction`, into that many segments.
 pub(crate) struct HostMemory<'dev, 'data> {
     device: &'dev Device<Bound>,
     direction: DataDirection,
     pinned: bool,
     pages: KVec<*mut bindings::page>,
-    segments: KVec<Segment>,
+    /// Neighbouring pages are one entry.
+    list: KVec<bindings::scatterlist>,
+    mapped: usize,
     bytes: usize,
     _data: PhantomData<&'data ()>,
 }
@@ -102,11 +104,11 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
             // SAFETY: `iter` is valid.
             pinned: unsafe { shim::vfetch_iter_will_pin(iter) },
             pages: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
-            segments: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
+            list: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
+            mapped: 0,
             bytes: 0,
             _data: PhantomData,
         };
-        let mut run = Run::EMPTY;
         while this.bytes < most_bytes {
             let first = this.pages.len();
             let room = this.pages.spare_capacity_mut();
@@ -149,12 +151,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
                     break;
                 };
                 let bytes = left.min(PAGE_SIZE - offset);
-                // SAFETY: The page is valid.
-                let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
-                if !run.extend(physical, bytes) {
-                    this.map(&run)?;
-                    run = Run::new(page, offset, physical, bytes);
-                }
+                this.append(page, offset, bytes)?;
                 left -= bytes;
                 offset = 0;
             }
@@ -162,46 +159,71 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
         if this.bytes == 0 {
             return Err(EINVAL);
         }
-        this.map(&run)?;
+        this.map()?;
         Ok(this)
     }
 
-    /// Maps `run` as the next segment. EIO when it cannot be mapped.
-    fn map(&mut self, run: &Run) -> Result {
-        if run.bytes == 0 {
-            return Ok(());
+    /// Adds `bytes` of `page` from `offset` to the list, which is not mapped yet. Neighbours in physical memory become one entry.
+    fn append(&mut self, page: *mut bindings::page, offset: usize, bytes: usize) -> Result {
+        // SAFETY: The page is valid.
+        let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
+        // CAST: both are at most a page.
+        let (offset, bytes) = (offset as u32, bytes as u32);
+        // While the list is not mapped, `dma_address` is where an entry ends.
+        if let Some(last) = self.list.last_mut() {
+            if last.dma_address == physical {
+                last.length += bytes;
+                last.dma_address += u64::from(bytes);
+                return Ok(());
+            }
         }
-        // SAFETY: The device is bound. The run lies within pages that stay valid until `drop` has
-        // unmapped it, and are contiguous in physical memory.
-        let address = unsafe {
-            bindings::dma_map_page_attrs(
+        let mut entry: bindings::scatterlist = pin_init::zeroed();
+        // SAFETY: `entry` is a zeroed scatterlist entry, and the page is valid.
+        unsafe { shim::vfetch_sg_set_page(&mut entry, page, bytes, offset) };
+        entry.dma_address = physical + u64::from(bytes);
+        // There is room, since there are no more entries than pages.
+        self.list.push(entry, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Maps the list. EIO when it cannot be mapped.
+    fn map(&mut self) -> Result {
+        if let Some(last) = self.list.last_mut() {
+            // SAFETY: `last` is an entry with a page.
+            unsafe { shim::vfetch_sg_mark_end(last) };
+        }
+        // SAFETY: The device is bound. The list is complete, and its pages stay valid until `drop`
+        // has unmapped it.
+        let mapped = unsafe {
+            bindings::dma_map_sg_attrs(
                 as_raw(self.device),
-                run.page,
-                run.offset,
-                run.bytes,
+                self.list.as_mut_ptr(),
+                // CAST: as many as fit into a list.
+                self.list.len() as i32,
                 self.direction.into(),
                 0,
             )
         };
-        // SAFETY: The device is valid, and `address` is what mapping for it returned.
-        if unsafe { shim::vfetch_dma_mapping_error(as_raw(self.device), address) } {
+        // INVARIANT: So many entries are mapped.
+        self.mapped = mapped as usize;
+        if mapped == 0 {
             return Err(EIO);
         }
-        // INVARIANT: It is mapped. There is room, since there are no more segments than pages.
-        self.segments.push(
-            Segment {
-                address,
-                // CAST: no more than `most_bytes`.
-                bytes: run.bytes as u32,
-            },
-            GFP_KERNEL,
-        )?;
         Ok(())
     }
 
-    /// The memory for the device, in the buffer's order. At least one.
-    pub(crate) fn segments(&self) -> &[Segment] {
-        &self.segments
+    /// The memory for the device, in the buffer's order. At least one segment, and no more than pages.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        // The entries of the list hold the segments, of which there may be fewer.
+        self.list.iter().take(self.mapped).map(|entry| Segment {
+            address: entry.dma_address,
+            bytes: entry.dma_length,
+        })
+    }
+
+    /// Its number of segments.
+    pub(crate) fn count(&self) -> usize {
+        self.mapped
     }
 
     /// Bytes taken: the sum of the segments.
@@ -212,13 +234,15 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
 
 impl Drop for HostMemory<'_, '_> {
     fn drop(&mut self) {
-        for segment in &self.segments {
-            // SAFETY: By the invariants it is mapped like this.
+        if self.mapped > 0 {
+            // SAFETY: By the invariants it is mapped like this; the number is that of its entries,
+            // not of its segments.
             unsafe {
-                bindings::dma_unmap_page_attrs(
+                bindings::dma_unmap_sg_attrs(
                     as_raw(self.device),
-                    segment.address,
-                    segment.bytes as usize,
+                    self.list.as_mut_ptr(),
+                    // CAST: as many as fit into a list.
+                    self.list.len() as i32,
                     self.direction.into(),
                     0,
                 )
@@ -235,40 +259,5 @@ impl Drop for HostMemory<'_, '_> {
                 )
             };
         }
-    }
-}
-
-/// Neighbouring bytes of physical memory.
-struct Run {
-    page: *mut bindings::page,
-    offset: usize,
-    physical: u64,
-    bytes: usize,
-}
-
-impl Run {
-    const EMPTY: Self = Self {
-        page: core::ptr::null_mut(),
-        offset: 0,
-        physical: 0,
-        bytes: 0,
-    };
-
-    fn new(page: *mut bindings::page, offset: usize, physical: u64, bytes: usize) -> Self {
-        Self {
-            page,
-            offset,
-            physical,
-            bytes,
-        }
-    }
-
-    /// Adds `bytes` at `physical` if they follow, and says whether they did.
-    fn extend(&mut self, physical: u64, bytes: usize) -> bool {
-        let follows = self.bytes > 0 && self.physical + self.bytes as u64 == physical;
-        if follows {
-            self.bytes += bytes;
-        }
-        follows
     }
 }

@@ -221,11 +221,14 @@ unsafe fn raw_address(pdev: *mut bindings::pci_dev) -> Address {
     }
 }
 
-/// Says how far the device can reach in memory.
+/// Says how far the device can reach in memory. Its segments may be of any length.
 pub(crate) fn set_dma_mask(device: &pci::Device<Core<'_>>, mask: DmaMask) -> Result {
     // SAFETY: The device is being bound (`Core`): nobody allocates or maps memory for it meanwhile, as our drivers do so
     // only once they are bound, or after this in their probe.
-    unsafe { device.dma_set_mask_and_coherent(mask) }
+    unsafe {
+        device.dma_set_max_seg_size(u32::MAX);
+        device.dma_set_mask_and_coherent(mask)
+    }
 }
 
 // ---- Resets -------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@
  * decides anything.
  */
 #include <linux/anon_inodes.h>
-#include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/scatterlist.h>
 #include <linux/sched.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
@@ -47,11 +47,6 @@ int vfetch_pci_domain_nr(struct pci_dev *pdev)
 	return pci_domain_nr(pdev->bus);
 }
 
-bool vfetch_dma_mapping_error(struct device *dev, dma_addr_t addr)
-{
-	return dma_mapping_error(dev, addr);
-}
-
 bool vfetch_iter_will_pin(const struct iov_iter *iter)
 {
 	return iov_iter_extract_will_pin(iter);
@@ -70,4 +65,14 @@ bool vfetch_wq_has_sleeper(struct wait_queue_head *head)
 bool vfetch_need_resched(void)
 {
 	return need_resched();
+}
+
+void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes, u32 offset)
+{
+	sg_set_page(entry, page, bytes, offset);
+}
+
+void vfetch_sg_mark_end(struct scatterlist *entry)
+{
+	sg_mark_end(entry);
 }

@@ -5,21 +5,22 @@
 
 #include <linux/types.h>
 
-struct device;
 struct file;
 struct iov_iter;
 struct page;
 struct pci_dev;
+struct scatterlist;
 struct wait_queue_head;
 
 struct file *vfetch_mapping_create(void);
 struct pci_dev *vfetch_pci_physfn(struct pci_dev *pdev);
 bool vfetch_pci_is_virtfn(struct pci_dev *pdev);
 int vfetch_pci_domain_nr(struct pci_dev *pdev);
-bool vfetch_dma_mapping_error(struct device *dev, dma_addr_t addr);
 bool vfetch_iter_will_pin(const struct iov_iter *iter);
 phys_addr_t vfetch_page_to_phys(struct page *page);
 bool vfetch_wq_has_sleeper(struct wait_queue_head *head);
 bool vfetch_need_resched(void);
+void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes, u32 offset);
+void vfetch_sg_mark_end(struct scatterlist *entry);
 
 #endif /* VFETCH_SHIM_H */

@@ -19,11 +19,6 @@ extern "C" {
     pub(super) fn vfetch_pci_is_virtfn(pdev: *mut bindings::pci_dev) -> bool;
     /// The PCI domain of `pdev`, which must be valid.
     pub(super) fn vfetch_pci_domain_nr(pdev: *mut bindings::pci_dev) -> c_int;
-    /// Whether `addr` says that a mapping for `dev` failed.
-    pub(super) fn vfetch_dma_mapping_error(
-        dev: *mut bindings::device,
-        addr: bindings::dma_addr_t,
-    ) -> bool;
     /// Whether pages extracted from `iter` are pinned and must be unpinned.
     pub(super) fn vfetch_iter_will_pin(iter: *const bindings::iov_iter) -> bool;
     /// The physical address of `page`, which must be valid.
@@ -32,4 +27,13 @@ extern "C" {
     pub(super) fn vfetch_wq_has_sleeper(head: *mut bindings::wait_queue_head) -> bool;
     /// Whether the scheduler wants this processor for another task.
     pub(super) fn vfetch_need_resched() -> bool;
+    /// Lets `entry`, which must be valid, describe `bytes` of `page` from `offset`.
+    pub(super) fn vfetch_sg_set_page(
+        entry: *mut bindings::scatterlist,
+        page: *mut bindings::page,
+        bytes: u32,
+        offset: u32,
+    );
+    /// Makes `entry`, which must be valid, the last of its list.
+    pub(super) fn vfetch_sg_mark_end(entry: *mut bindings::scatterlist);
 }
