@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Makes the sandbox, a Debian 13 root with every tool that vfetch is built and
-# tested with, and prints its path. About 90 s and 3 GiB, once.
+# tested with, and prints its path. About 2 minutes and 3 GiB, once.
 #
 # VFETCH_MIRROR  the Debian mirror; by default the one this machine's apt uses.
 . "$(dirname "$0")/lib.sh"
@@ -33,6 +33,12 @@ mirror() {
 }
 
 need_mmdebstrap() {
+  # The sandbox is entered by mounting.
+  as_root unshare --mount --propagation=private true || {
+    echo "this machine lets $(id -un) make no mount namespace: a container has to be privileged," \
+         "an ordinary user needs user namespaces (sysctl kernel.unprivileged_userns_clone, AppArmor's restriction)"
+    return 1
+  }
   command -v mmdebstrap >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq
