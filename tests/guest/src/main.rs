@@ -9,6 +9,7 @@
 
 mod io;
 mod life;
+mod support;
 mod tap;
 
 use std::process::ExitCode;

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Buffers that no vector can be: memory that is not there, not readable, not writable, huge or a file's.
+#![allow(unsafe_code)]
+
+use std::{
+    ops::Range,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+};
+
+use anyhow::{ensure, Result};
+use rustix::{
+    fs::MemfdFlags,
+    io::Errno,
+    mm::{MapFlags, MprotectFlags, ProtFlags},
+};
+
+/// A mapping. Its memory is reached through copies only, never by reference, so that it may change, and go,
+/// at any time.
+pub(crate) struct Mapping {
+    address: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: It owns an address range, and what is there is only copied.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Anonymous private memory.
+    pub(crate) fn anonymous(bytes: usize) -> Result<Self> {
+        Self::with(bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+    }
+
+    /// Anonymous memory with other rights or flags.
+    pub(crate) fn with(bytes: usize, rights: ProtFlags, flags: MapFlags) -> Result<Self> {
+        // SAFETY: A new mapping where nothing is.
+        let address = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, rights, flags)? };
+        Ok(Self { address, bytes })
+    }
+
+    /// A file's beginning.
+    pub(crate) fn of(file: impl AsFd, bytes: usize, rights: ProtFlags, flags: MapFlags) -> Result<Self> {
+        // SAFETY: As in `with`.
+        let address = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, rights, flags, file, 0)? };
+        Ok(Self { address, bytes })
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset <= self.bytes);
+        self.address.cast::<u8>().wrapping_add(offset)
+    }
+
+    /// Takes rights away from a part, in whole pages, or gives them.
+    pub(crate) fn protect(&self, part: Range<usize>, rights: MprotectFlags) -> Result<()> {
+        ensure!(part.end <= self.bytes);
+        // SAFETY: The part is ours, and copies are made only of what is accessible.
+        unsafe { rustix::mm::mprotect(self.at(part.start).cast(), part.len(), rights)? };
+        Ok(())
+    }
+
+    /// Asks for or against huge pages.
+    pub(crate) fn advise(&self, advice: rustix::mm::Advice) -> Result<()> {
+        // SAFETY: Advice about huge pages changes no contents.
+        unsafe { rustix::mm::madvise(self.address, self.bytes, advice)? };
+        Ok(())
+    }
+
+    /// Copies `bytes` to it. They must fit and be writable.
+    pub(crate) fn fill(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.bytes);
+        // SAFETY: It fits; nothing else can refer to the mapping.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(offset), bytes.len()) };
+    }
+
+    /// Copies a part out of it, which must be readable.
+    pub(crate) fn copy(&self, part: Range<usize>) -> Vec<u8> {
+        assert!(part.end <= self.bytes);
+        let mut bytes = vec![0; part.len()];
+        // SAFETY: As in `fill`.
+        unsafe { ptr::copy_nonoverlapping(self.at(part.start), bytes.as_mut_ptr(), part.len()) };
+        bytes
+    }
+
+    /// A part of it as a buffer for calls; may go beyond its end.
+    pub(crate) fn area(&self, offset: usize, bytes: usize) -> Area {
+        Area { address: self.at(offset), bytes }
+    }
+
+    /// The whole.
+    pub(crate) fn all(&self) -> Area {
+        self.area(0, self.bytes)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: It is ours, and nothing refers to it.
+        let _ = unsafe { rustix::mm::munmap(self.address, self.bytes) };
+    }
+}
+
+/// A buffer that nothing in this program refers to: part of a [`Mapping`], or nowhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Area {
+    address: *mut u8,
+    bytes: usize,
+}
+
+impl Area {
+    /// Where no program can have memory.
+    pub(crate) fn nowhere(address: usize, bytes: usize) -> Self {
+        // The first page, and all but the lower half of the address space.
+        assert!(address < 4096 || address > 1 << 47);
+        Self { address: ptr::without_provenance_mut(address), bytes }
+    }
+
+    /// Its first byte.
+    pub(crate) fn address(&self) -> *mut u8 {
+        self.address
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// `pread` into it.
+    pub(crate) fn pread(&self, file: impl AsFd, offset: u64) -> Result<usize, Errno> {
+        let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: Whatever the kernel writes there, nothing refers to it.
+        done(unsafe { libc::pread(file.as_fd().as_raw_fd(), self.address.cast(), self.bytes, offset) })
+    }
+
+    /// `pwrite` from it.
+    pub(crate) fn pwrite(&self, file: impl AsFd, offset: u64) -> Result<usize, Errno> {
+        let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: The kernel only reads it.
+        done(unsafe { libc::pwrite(file.as_fd().as_raw_fd(), self.address.cast(), self.bytes, offset) })
+    }
+
+    fn iovecs(areas: &[Self]) -> (Vec<libc::iovec>, i32) {
+        let vector: Vec<_> =
+            areas.iter().map(|a| libc::iovec { iov_base: a.address.cast(), iov_len: a.bytes }).collect();
+        let count = vector.len().try_into().unwrap_or(i32::MAX);
+        (vector, count)
+    }
+
+    /// `preadv` into several.
+    pub(crate) fn preadv(areas: &[Self], file: impl AsFd, offset: u64) -> Result<usize, Errno> {
+        let (vector, count) = Self::iovecs(areas);
+        let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: As in `pread`.
+        done(unsafe { libc::preadv(file.as_fd().as_raw_fd(), vector.as_ptr(), count, offset) })
+    }
+
+    /// `pwritev` from several.
+    pub(crate) fn pwritev(areas: &[Self], file: impl AsFd, offset: u64) -> Result<usize, Errno> {
+        let (vector, count) = Self::iovecs(areas);
+        let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: As in `pwrite`.
+        done(unsafe { libc::pwritev(file.as_fd().as_raw_fd(), vector.as_ptr(), count, offset) })
+    }
+
+    /// `vmsplice`: its pages, as they are, into a pipe.
+    pub(crate) fn vmsplice(&self, pipe: impl AsFd) -> Result<usize, Errno> {
+        let vector = libc::iovec { iov_base: self.address.cast(), iov_len: self.bytes };
+        // SAFETY: The kernel only reads it.
+        done(unsafe { libc::vmsplice(pipe.as_fd().as_raw_fd(), &vector, 1, 0) })
+    }
+}
+
+fn done(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
+}
+
+/// A file in memory of so many bytes.
+pub(crate) fn memory_file(bytes: u64) -> Result<std::fs::File> {
+    let file = rustix::fs::memfd_create("vfetch-test", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, bytes)?;
+    Ok(file.into())
+}

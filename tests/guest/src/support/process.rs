@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Child processes and signals.
+#![allow(unsafe_code)]
+
+use std::{
+    os::unix::thread::JoinHandleExt,
+    panic::{catch_unwind, AssertUnwindSafe},
+    sync::Once,
+    thread::JoinHandle,
+};
+
+use anyhow::{bail, Context, Result};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use super::limit;
+
+/// A child by `fork`. Killed when dropped.
+pub(crate) struct Child {
+    pid: Pid,
+    waited: bool,
+}
+
+/// Forks a child that runs `run` and ends with its value.
+///
+/// It must not print: another thread of ours may have had stdout's lock.
+pub(crate) fn fork(run: impl FnOnce() -> u8) -> Result<Child> {
+    // SAFETY: glibc's own locks work in the child; of ours it takes none (see above). It leaves by `_exit`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: These only concern the child itself.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            let status = catch_unwind(AssertUnwindSafe(run)).unwrap_or(101);
+            libc::_exit(i32::from(status));
+        }
+    }
+    let pid = Pid::from_raw(pid).filter(|pid| !pid.is_init()).context("fork failed")?;
+    Ok(Child { pid, waited: false })
+}
+
+impl Child {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(rustix::process::kill_process(self.pid, signal)?)
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self, seconds: u64) -> Result<WaitStatus> {
+        let mut status = None;
+        limit::until(seconds, "a child to end", || {
+            status = rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+            Ok(status.is_some())
+        })?;
+        self.waited = true;
+        Ok(status.context("no status")?.1)
+    }
+
+    /// Waits until it has ended with 0.
+    pub(crate) fn succeeds(&mut self, seconds: u64) -> Result<()> {
+        let status = self.wait(seconds)?;
+        if status.exit_status() != Some(0) {
+            bail!("the child ended with {status:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.waited {
+            let _ = self.signal(Signal::KILL);
+            let _ = rustix::process::waitpid(Some(self.pid), WaitOptions::empty());
+        }
+    }
+}
+
+/// Has SIGUSR1 interrupt what it arrives in, and do nothing else.
+fn interruptible() {
+    static ONCE: Once = Once::new();
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    ONCE.call_once(|| {
+        // SAFETY: The action is complete, and its handler touches nothing. No SA_RESTART.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+        }
+    });
+}
+
+/// Sends `thread`, which has not been joined, a signal that interrupts what it waits in.
+pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) {
+    interruptible();
+    // SAFETY: The thread has not been joined, so that its handle is valid.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+}
