@@ -36,7 +36,9 @@ impl Memory for Space {
     }
 }
 
-/// Bytes that begin at a page, so that a transfer touches no more pages than it must.
+/// Bytes that begin at a page, so that a transfer touches no more pages than it must; large ones at
+/// a huge page (where the system hands these out), as a program for which speed counts has them:
+/// pinning and mapping scattered pages takes the kernel longer than the link needs to move them.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -45,11 +47,19 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    const PAGE: usize = 4096;
+    const HUGE_PAGE: usize = 2 << 20;
+
     /// `len` zeros.
     pub(crate) fn new(len: usize) -> Self {
-        const PAGE: usize = 4096;
-        let bytes = vec![0; len + PAGE];
-        let start = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        let align = if len < 16 * Self::PAGE {
+            Self::PAGE
+        } else {
+            Self::HUGE_PAGE
+        };
+        // Whole ones: a huge page is not made for part of one.
+        let bytes = vec![0; len.next_multiple_of(align) + align];
+        let start = bytes.as_ptr().align_offset(align).min(align);
         Self { bytes, start, len }
     }
 
