@@ -6,6 +6,7 @@ Every number comes out of include/vfetch_hw.h; see Header.
 """
 
 import base64
+import functools
 import json
 import os
 import re
@@ -302,7 +303,6 @@ class Function:
         self.devfn = devfn
         self.config = machine.config(1, devfn)
         self.bar = bars
-        self.cap = self._capabilities()
         self.queues = {}
 
     def cfg(self, offset, size=4):
@@ -311,7 +311,8 @@ class Function:
     def set_cfg(self, offset, size, value):
         self.m.write(self.config + offset, size, value)
 
-    def _capabilities(self):
+    @functools.cached_property
+    def cap(self):
         found, at = {}, self.cfg(0x34, 1)
         if at == 0xFF:
             raise LookupError(f"function {self.devfn} does not answer")
@@ -519,16 +520,15 @@ class Queue:
 
     def take(self, head=True, flags=0):
         """The completions that have been posted; gives their slots back."""
-        out = []
-        while True:
-            at = self.cq + self.head % self.entries * HW.completion.size
-            c = HW.completion.unpack(self.m.peek(at, HW.completion.size))
+        out, size = [], HW.completion.size
+        ring = self.m.peek(self.cq, self.entries * size)
+        while len(out) < self.entries:
+            at = self.head % self.entries * size
+            c = HW.completion.unpack(ring[at:at + size])
             if (c.phase & HW.PHASE) != (~(self.head >> self.order) & 1):
                 break
             out.append(c)
             self.head = (self.head + 1) & HW.INDEX_MASK
-            if len(out) == self.entries:
-                break
         if head:
             self.set(HW.QREG_CQ_HEAD, self.head | flags)
         return out
