@@ -85,6 +85,15 @@ class Rings(DeviceTest):
         self.assertEqual(q.get(HW.QREG_SQ_HEAD), n & HW.INDEX_MASK)
         self.assertEqual(q.get(HW.QREG_CQ_TAIL), n & HW.INDEX_MASK)
 
+    def test_one_doorbell_may_reach_around_the_end_of_the_ring(self):
+        q = self.pf().queue(order=3)
+        for _ in range(5):
+            q.run(HW.OP_FENCE)
+        ids = [q.push(HW.OP_FENCE, ring=False) for _ in range(7)]
+        q.ring()
+        q.m.step(10_000)
+        self.assertEqual([c.transaction for c in q.take()], ids)
+
     def test_phase_alternates_with_each_pass(self):
         q = self.pf().queue(order=1)
         phases = [q.run(HW.OP_FENCE).phase for _ in range(6)]
