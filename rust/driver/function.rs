@@ -76,6 +76,8 @@ pub(crate) struct Function {
     state: Atomic<u32>,
     /// The device's count of resets when we last looked.
     device_generation: Atomic<u32>,
+    /// It was shut down.
+    down: Atomic<bool>,
 }
 
 impl Function {
@@ -126,6 +128,7 @@ impl Function {
                 recovery,
                 state: Atomic::new(State::Recovering.number()),
                 device_generation: Atomic::new(device_generation),
+                down: Atomic::new(false),
             }),
             GFP_KERNEL,
         )?;
@@ -402,7 +405,12 @@ impl Function {
     // ---- The end --------------------------------------------------------------------------------
 
     /// Ends everything, before the function is unbound: when this returns, nobody uses the device.
-    pub(crate) fn shut_down(&self, device: &pci::Device<Core<'_>>) {
+    ///
+    /// To be called with the device's lock held, as probe and unbind are. A second call does nothing.
+    pub(crate) fn shut_down(&self, device: &pci::Device<kernel::device::Bound>) {
+        if self.down.xchg(true, kernel::sync::atomic::Full) {
+            return;
+        }
         self.set_state(State::Gone);
         for queue in self.queues() {
             queue.give_up();
@@ -416,8 +424,7 @@ impl Function {
                 let _ = queue.ask_reset();
             }
             let done = || self.queues().iter().all(|queue| queue.reset_done());
-            if !self.look(Self::RESET_MS, done) && crate::sys::pci::reset_in_remove(device).is_err()
-            {
+            if !self.look(Self::RESET_MS, done) && crate::sys::pci::reset_locked(device).is_err() {
                 dev_err!(device, "the function cannot be reset\n");
             }
             crate::sys::pci::clear_master(device);

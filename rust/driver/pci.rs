@@ -2,7 +2,7 @@
 
 //! Binding to PCI functions: probe, VFs, resets, unbind.
 
-use kernel::device::Core;
+use kernel::device::{self, Core};
 use kernel::dma::DmaMask;
 use kernel::pci;
 use kernel::prelude::*;
@@ -25,13 +25,19 @@ pub(crate) struct Driver;
 
 /// What belongs to a bound function.
 ///
-/// Fields are dropped in this order, after `unbind`: no more opens, then no more interrupts.
-#[pin_data]
+/// When it is dropped the function is shut down, if `unbind` has not done so; then, in this order, there are no more
+/// opens, and no more interrupts.
 pub(crate) struct Bound<'bound> {
-    #[pin]
-    node: Node<Space>,
-    vectors: Vectors<'bound, Queue>,
+    _node: Pin<KBox<Node<Space>>>,
+    _vectors: Vectors<'bound, Queue>,
     function: Arc<Function>,
+    device: &'bound pci::Device<device::Bound>,
+}
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        self.function.shut_down(self.device);
+    }
 }
 
 // CAST: vendor ids have 16 bits.
@@ -121,6 +127,50 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Binds to `device`.
+    fn bind<'bound>(device: &'bound pci::Device<Core<'_>>) -> Result<Bound<'bound>> {
+        let function = Self::bring_up(device, Parameters::read()?)?;
+        let result = Self::run(device, &function);
+        if result.is_err() {
+            function.shut_down(device);
+        }
+        let (_vectors, _node) = result?;
+        if let Some(registry) = registry::get() {
+            registry.set(function.identity.address, Some(function.clone()));
+        }
+        dev_dbg!(
+            device,
+            "function {} with {} bytes is vfetch{}\n",
+            function.description.number,
+            function.description.mem_bytes,
+            function.identity.node
+        );
+        Ok(Bound {
+            _node,
+            _vectors,
+            function,
+            device,
+        })
+    }
+
+    /// Starts `function`, its interrupts first, and makes its node last: from then on it can be opened.
+    #[allow(clippy::type_complexity, reason = "used once, right above")]
+    fn run<'bound>(
+        device: &'bound pci::Device<Core<'_>>,
+        function: &Arc<Function>,
+    ) -> Result<(Vectors<'bound, Queue>, Pin<KBox<Node<Space>>>)> {
+        let mut handlers = KVec::with_capacity(2, GFP_KERNEL)?;
+        handlers.push(function.ordinary.clone(), GFP_KERNEL)?;
+        handlers.push(function.priority.clone(), GFP_KERNEL)?;
+        let vectors = Vectors::new(device, handlers, c"vfetch")?;
+        function.start()?;
+        let name = CString::try_from_fmt(fmt!("vfetch{}", function.identity.node))?;
+        let node = Node::register(name, device.as_ref(), function.clone());
+        Ok((vectors, KBox::pin_init(node, GFP_KERNEL)?))
+    }
+}
+
 impl pci::Driver for Driver {
     type IdInfo = ();
     type Data<'bound> = Bound<'bound>;
@@ -130,33 +180,7 @@ impl pci::Driver for Driver {
         device: &'bound pci::Device<Core<'_>>,
         _info: Option<&'bound Self::IdInfo>,
     ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
-        pin_init::pin_init_scope(move || {
-            let function = Self::bring_up(device, Parameters::read()?)?;
-            let mut handlers = KVec::with_capacity(2, GFP_KERNEL)?;
-            handlers.push(function.ordinary.clone(), GFP_KERNEL)?;
-            handlers.push(function.priority.clone(), GFP_KERNEL)?;
-            let vectors = Vectors::new(device, handlers, c"vfetch")?;
-            if let Err(error) = function.start() {
-                function.shut_down(device);
-                return Err(error);
-            }
-            let name = CString::try_from_fmt(fmt!("vfetch{}", function.identity.node))?;
-            dev_dbg!(
-                device,
-                "function {} with {} bytes is {:?}\n",
-                function.description.number,
-                function.description.mem_bytes,
-                name
-            );
-            if let Some(registry) = registry::get() {
-                registry.set(function.identity.address, Some(function.clone()));
-            }
-            Ok(try_pin_init!(Bound {
-                node <- Node::register(name, device.as_ref(), function.clone()),
-                vectors,
-                function,
-            }? Error))
-        })
+        Self::bind(device)
     }
 
     fn unbind<'bound>(device: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {

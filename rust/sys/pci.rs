@@ -241,9 +241,10 @@ pub(crate) fn try_reset_function(device: &pci::Device) -> Result {
     to_result(unsafe { bindings::pci_try_reset_function(as_raw(device)) })
 }
 
-/// Resets a function at once, without callbacks.
-pub(crate) fn reset_in_remove(device: &pci::Device<Core<'_>>) -> Result {
-    // SAFETY: The device is valid and its lock is held (`Core`). The reset clears the configuration
+/// Resets a function at once, without callbacks. To be called with its lock held.
+pub(crate) fn reset_locked(device: &pci::Device<Bound>) -> Result {
+    // SAFETY: The device is valid. Without its lock resets could overlap, which the PCI core
+    // survives, with the configuration of either one of them. The reset clears the configuration
     // space, which the PCI core takes to be as it left it when a driver binds again.
     to_result(unsafe {
         bindings::pci_save_state(as_raw(device));
