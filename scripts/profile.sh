@@ -4,7 +4,7 @@
 # Where the instructions of an operation go: boots the guest under virtual
 # time, runs operations one after the other (qemu/profile/probe.c) while a
 # plugin of QEMU writes down every block that is executed (qemu/profile/trace.c),
-# and prints tables (scripts/profile.py), which also go to build/profile/.
+# and prints tables (scripts/profile_trace.py), which also go to build/profile/.
 #
 #   scripts/profile.sh [SECTION...]      read:4096:200 read:1048576:20, see probe.c
 #   scripts/profile.sh --build           only builds; prints the folder with
@@ -29,7 +29,7 @@ compile_inside() {
 }
 
 read_trace() {
-  in_sandbox python3 scripts/profile.py "$1" --top "${TOP:-30}" ${TREE:+--tree}
+  in_sandbox python3 scripts/profile_trace.py "$1" --top "${TOP:-30}" ${TREE:+--tree}
 }
 
 case "${1:-}" in
@@ -47,7 +47,7 @@ out=$VFETCH_TOP/build/profile
 mkdir -p "$out"
 sections=("$@")
 [ $# -gt 0 ] || sections=(nothing:200 null:200 copy:4096:200 zero:4096:200 memfd:4096:200 read:4096:200 write:4096:200
-  read:65536:50 read:1048576:10 write:1048576:10)
+  read:65536:50 read:1048576:10 write:1048576:10 sread:1048576:10)
 for s in "${sections[@]}"; do
   [[ $s =~ ^[a-z]+(:[0-9]+)+$ ]] || die "'$s' is no section, e.g. read:4096:200"
 done
@@ -55,6 +55,6 @@ done
 ICOUNT=0 TOOLS=none LOG=$out/kernel.log TIMEOUT=${TIMEOUT:-500} FILES="$programs/probe" QEMU_ARGS="-plugin $programs/trace.so,out=$out/trace" \
   CMD="./probe 0 ${sections[*]} && echo kallsyms && grep -i ' [tw] ' /proc/kallsyms" "$VFETCH_TOP/scripts/vm.sh" >"$out/said" ||
   { head -c 4000 "$out/said" >&2; die "the operations could not be run"; }
-# With its debug information; profile.py checks that it is the one that ran.
+# With its debug information; profile_trace.py checks that it is the one that ran.
 cp "$programs/probe.nm" build/stock/vfetch.ko "$out/"
 read_trace "$out"

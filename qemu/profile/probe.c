@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Runs in the guest: operations one after the other, for scripts/profile.py.
+ * Runs in the guest: operations one after the other, for scripts/profile_trace.py.
  *
  *   probe FUNCTION SECTION...     e.g. probe 0 null:200 read:4096:100
  *
@@ -10,6 +10,9 @@
  *          memfd:B:N     N reads of B bytes of a memory file
  *          read:B:N      N reads of B bytes of /dev/vfetchFUNCTION, in order
  *          write:B:N     N writes
+ *          sread:B:N     reads to, and
+ *          swrite:B:N    writes from memory of scattered single pages; that of
+ *                        the others begins at a huge page
  *
  * Each is done a few times before, and is then between two markers that the
  * plugin (trace.c) looks for. Prints a line for each, in JSON: what it was, and
@@ -34,7 +37,7 @@
 
 enum kind { NOTHING, NULL_CALL, COPY, READ, WRITE };
 
-static char *buffer, *other;
+static char *buffer, *other, *scattered;
 
 /* The compiler must not make a string instruction or a vector loop of the copy:
  * it stands for what a kernel's copy costs, 8 bytes at a time. */
@@ -63,7 +66,7 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static void operations(enum kind kind, int fd, size_t bytes, off_t size, long count)
+static void operations(enum kind kind, int fd, char *memory, size_t bytes, off_t size, long count)
 {
 	off_t at = 0;
 	long i;
@@ -78,13 +81,13 @@ static void operations(enum kind kind, int fd, size_t bytes, off_t size, long co
 			syscall(SYS_getppid);
 			break;
 		case COPY:
-			copy((uint64_t *)buffer, (uint64_t *)other, bytes);
+			copy((uint64_t *)memory, (uint64_t *)other, bytes);
 			break;
 		case READ:
-			n = pread(fd, buffer, bytes, at);
+			n = pread(fd, memory, bytes, at);
 			break;
 		case WRITE:
-			n = pwrite(fd, buffer, bytes, at);
+			n = pwrite(fd, memory, bytes, at);
 			break;
 		}
 		if (n != (ssize_t)bytes)
@@ -99,6 +102,20 @@ static long long now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* 2 MiB that are there. */
+static char *pages(int advice)
+{
+	char *at = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		fail("mmap");
+	at = (char *)(((uintptr_t)at + (2 << 20) - 1) & -(uintptr_t)(2 << 20));
+	if (madvise(at, 2 << 20, advice))
+		fail("madvise");
+	memset(at, 0x5a, 2 << 20);
+	return at;
 }
 
 static int open_space(const char *function)
@@ -122,22 +139,20 @@ static int open_space(const char *function)
 
 int main(int argc, char **argv)
 {
-	int i, space = -1, zero, memory;
+	int i, space = -1, zero, memfd;
 
-	buffer = mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (buffer == MAP_FAILED)
-		fail("mmap");
+	buffer = pages(MADV_HUGEPAGE);
+	scattered = pages(MADV_NOHUGEPAGE);
 	other = buffer + (1 << 20);
-	memset(buffer, 0x5a, 2 << 20);
 	zero = open("/dev/zero", O_RDONLY);
-	memory = memfd_create("probe", 0);
-	if (zero < 0 || memory < 0)
+	memfd = memfd_create("probe", 0);
+	if (zero < 0 || memfd < 0)
 		fail("open");
-	if (write(memory, buffer, 1 << 20) != 1 << 20)
+	if (write(memfd, buffer, 1 << 20) != 1 << 20)
 		fail("memfd");
 
 	for (i = 2; i < argc; i++) {
-		char name[16] = "";
+		char name[16] = "", *kind_name = name, *memory = buffer;
 		size_t bytes = 0;
 		long count = 0, warm;
 		enum kind kind;
@@ -148,6 +163,10 @@ int main(int argc, char **argv)
 		if (sscanf(argv[i], "%15[a-z]:%zu:%ld", name, &bytes, &count) == 2) {
 			count = bytes;
 			bytes = 0;
+		}
+		if (name[0] == 's') {
+			kind_name = name + 1;
+			memory = scattered;
 		}
 		if (!strcmp(name, "nothing")) {
 			kind = NOTHING;
@@ -160,11 +179,11 @@ int main(int argc, char **argv)
 			fd = zero;
 		} else if (!strcmp(name, "memfd")) {
 			kind = READ;
-			fd = memory;
-		} else if (!strcmp(name, "read") || !strcmp(name, "write")) {
+			fd = memfd;
+		} else if (!strcmp(kind_name, "read") || !strcmp(kind_name, "write")) {
 			if (space < 0)
 				space = open_space(argv[1]);
-			kind = name[0] == 'r' ? READ : WRITE;
+			kind = kind_name[0] == 'r' ? READ : WRITE;
 			fd = space;
 			size = SPACE;
 		} else {
@@ -176,10 +195,10 @@ int main(int argc, char **argv)
 			return 2;
 		}
 		warm = count < WARM ? count : WARM;
-		operations(kind, fd, bytes, size, warm);
+		operations(kind, fd, memory, bytes, size, warm);
 		start = now();
 		mark();
-		operations(kind, fd, bytes, size, count);
+		operations(kind, fd, memory, bytes, size, count);
 		mark();
 		end = now();
 		printf("{\"section\": \"%s\", \"bytes\": %zu, \"count\": %ld, \"ns\": %lld}\n", name, bytes, count,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A TCG plugin that writes down which blocks of instructions the guest
- * executes, with the stack pointer of each, so that scripts/profile.py can
+ * executes, with the stack pointer of each, so that scripts/profile_trace.py can
  * tell where the instructions of an operation go.
  *
  *   -plugin trace.so,out=FILE

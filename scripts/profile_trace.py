@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Tables of where the instructions of an operation go, from a trace.
 
-profile.py FOLDER [--top N] [--tree] [--json FILE]
+profile_trace.py FOLDER [--top N] [--tree] [--json FILE]
 
 FOLDER is what scripts/profile.sh left: 'trace' (written by qemu/profile/trace.c),
 'said' (the guest's output: what the sections were, then /proc/kallsyms) and
@@ -39,7 +39,7 @@ GROUPS = [
     ("driver, calling thread", None),
     ("driver, interrupt thread", None),
     ("driver, hard interrupt", None),
-    ("driver, polling while the link works", None),
+    ("driver, polling for completion", None),
     ("pinning of user pages", r"iov_iter_extract_.*|p?in_user_pages.*|pin_user_\w*|internal_get_user_pages.*|"
                               r"gup_.*|unpin_.*|sanity_check_pinned_pages|import_(ubuf|iovec|single_range)\w*"),
     ("DMA mapping", r"dma_(un)?map_.*|dma_direct_.*|dma_pool_.*|dma_alloc_.*|dma_free_.*|sg_alloc_.*|sg_free_.*|__sg_\w+|sg_\w+|"
@@ -69,7 +69,7 @@ GROUPS = [
 ]
 ORDER = {name: i for i, (name, _) in enumerate(GROUPS)}
 DRIVER = ("driver, calling thread", "driver, interrupt thread", "driver, hard interrupt")
-POLLING = "driver, polling while the link works"
+POLLING = "driver, polling for completion"
 # Which functions of the driver wait for a completion by looking for it.
 POLLS = re.compile(r".*queue::Slot>?::wait\b.*")
 USER_LIMIT = 1 << 63
@@ -354,8 +354,21 @@ def title(what):
     return f"{what['section']} {size}".strip()
 
 
+def load_trace(folder, kallsyms):
+    """The symbols, the sections, and the module's source lines or None."""
+    with open(f"{folder}/probe.nm", encoding="utf-8") as f:
+        symbols = Symbols(kallsyms, f.readlines())
+    sections = read(f"{folder}/trace", symbols)
+    try:
+        lines = Lines(f"{folder}/vfetch.ko", symbols)
+    except (ValueError, subprocess.CalledProcessError) as e:
+        print(f"profile: no source lines: {e}", file=sys.stderr)
+        lines = None
+    return symbols, sections, lines
+
+
 def load(folder):
-    """(what each section was, the sections)."""
+    """(what each section was, the sections, the source lines)."""
     whats, kallsyms = [], []
     with open(f"{folder}/said", encoding="utf-8") as f:
         for line in f:
@@ -363,17 +376,9 @@ def load(folder):
                 whats.append(json.loads(line))
             elif line.strip() == "kallsyms":
                 kallsyms = f.readlines()
-    with open(f"{folder}/probe.nm", encoding="utf-8") as f:
-        nm = f.readlines()
-    symbols = Symbols(kallsyms, nm)
-    sections = read(f"{folder}/trace", symbols)
+    _, sections, lines = load_trace(folder, kallsyms)
     if len(sections) != len(whats):
         raise SystemExit(f"profile: {len(whats)} sections were run, the trace has {len(sections)}")
-    try:
-        lines = Lines(f"{folder}/vfetch.ko", symbols)
-    except (ValueError, subprocess.CalledProcessError) as e:
-        print(f"profile: no source lines: {e}", file=sys.stderr)
-        lines = None
     return whats, sections, lines
 
 

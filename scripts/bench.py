@@ -1,0 +1,249 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""The figures of `make bench`, from what scripts/bench.sh left in FOLDER:
+
+  said      the guest's output (scripts/bench-guest.sh)
+  qemu      QEMU's command line
+  trace, probe.nm, vfetch.ko    of the profiler, see profile_trace.py
+
+Prints the tables and writes results.json. Exits with 0 when all measurements
+are there, also if a wanted figure is missed; else with 1.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import profile_trace  # noqa: E402
+
+# What is wanted.
+LINK_SHARE = 0.90
+OWN_4K_READ = 6000
+
+SIZES = {4096: "4 KiB", 65536: "64 KiB", 1 << 20: "1 MiB"}
+SETS = ("one function", "8 functions together")
+
+
+def parts(path):
+    """The guest's output as (name, text)."""
+    found, name, lines = [], None, []
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("=== "):
+                if name is not None:
+                    found.append((name, "".join(lines)))
+                name, lines = line[4:].strip(), []
+            else:
+                lines.append(line)
+    if name is not None:
+        found.append((name, "".join(lines)))
+    return found
+
+
+def boot(guest, qemu):
+    """How it was booted: what decides the figures."""
+    release, cmdline = guest.splitlines()[:2]
+    words = shlex.split(qemu)
+    options = {}
+    for option in ("-icount", "-cpu", "-smp", "-m", "-accel", "-rtc", "-seed"):
+        if option in words:
+            options[option[1:]] = words[words.index(option) + 1]
+    return {"kernel": release, "command_line": cmdline, "qemu": options, "iommu": "intel-iommu" in qemu}
+
+
+class Bench:
+    def __init__(self, folder):
+        self.operations, self.results = [], []
+        self.link = None
+        kallsyms, guest, functions = [], "", {}
+        for name, text in parts(f"{folder}/said"):
+            if name == "guest":
+                guest = text
+            elif name == "operations":
+                self.operations = [json.loads(line) for line in text.splitlines()]
+            elif name == "kallsyms":
+                kallsyms = text.splitlines()
+            elif name.startswith("results "):
+                report = json.loads(text)
+                kind = name.removeprefix("results ")
+                functions[kind] = report["functions"]
+                self.calibration = report["calibration"]
+                self.results += [dict(row, set=kind) for row in report["results"]]
+        with open(f"{folder}/qemu", encoding="utf-8") as f:
+            self.boot = boot(guest, f.read())
+        one = functions[SETS[0]][0]
+        self.functions = {kind: [f["kind"] for f in rows] for kind, rows in functions.items()}
+        self.link = {k: one[k] for k in ("link_latency_ns", "link_bytes_per_us", "queues", "queue_entries",
+                                         "transfer_max_bytes")}
+        self.symbols, self.sections, self.lines = profile_trace.load_trace(folder, kallsyms)
+        if len(self.sections) != len(self.operations):
+            raise ValueError(f"{len(self.operations)} operations were run, the trace has {len(self.sections)}")
+        self.empty = self.sections[0].total / self.operations[0]["count"]
+        for what, section in zip(self.operations, self.sections):
+            what["instructions"] = round(section.total / what["count"] - self.empty, 1)
+            what["ns_per_operation"] = round(what.pop("ns") / what["count"], 1)
+            what["groups"] = {name: round(section.groups[name] / what["count"], 1)
+                              for name, _ in profile_trace.GROUPS if section.groups[name]}
+
+    def operation(self, section, size=0):
+        for what in self.operations:
+            if (what["section"], what["bytes"]) == (section, size):
+                return what
+        raise ValueError(f"the operation '{section} {size}' was not run")
+
+    def section(self, section, size=0):
+        return self.sections[self.operations.index(self.operation(section, size))]
+
+    def model_ns(self, size):
+        """What the link model allows a request that is alone."""
+        return self.link["link_latency_ns"] + size * 1000 / self.link["link_bytes_per_us"]
+
+    def row(self, kind, op, order, size, depth):
+        for r in self.results:
+            if (r["set"], r["op"], r["order"], r["block_bytes"], r["depth"]) == (kind, op, order, size, depth):
+                return r
+        raise ValueError(f"'{kind}, {op} {order} {size} depth {depth}' was not measured")
+
+    def wanted(self):
+        """What is wanted, what was measured, and whether it is enough."""
+        for kind in SETS:
+            for op in ("read", "write"):
+                share = self.row(kind, op, "seq", 1 << 20, 1)["model_share"]
+                yield {"what": f"link used by 1 MiB {op}s, {kind}", "wanted": LINK_SHARE, "measured": share,
+                       "reached": share >= LINK_SHARE, "show": (f"{LINK_SHARE:.0%}", f"{share:.1%}")}
+        own = self.own()["beyond_null_system_call"]
+        yield {"what": "own instructions of a 4 KiB read", "wanted": OWN_4K_READ, "measured": own,
+               "reached": own <= OWN_4K_READ, "show": (f"{OWN_4K_READ:,}", f"{own:,.0f}")}
+
+    def own(self):
+        """The driver's own cost of a 4 KiB read. It copies nothing, so that there is no copy to leave out."""
+        read = self.operation("read", 4096)
+        return {"read_4k": read["instructions"], "null_system_call": self.operation("null")["instructions"],
+                "beyond_null_system_call": round(read["instructions"] - self.operation("null")["instructions"], 1),
+                "of_it_polling": read["groups"].get(profile_trace.POLLING, 0)}
+
+
+def us(ns):
+    return f"{ns / 1000:,.1f}" if ns < 999_950 else f"{ns / 1000:,.0f}"
+
+
+def heading(text):
+    return ["", text, "-" * len(text)]
+
+
+def show(b):
+    """The tables, as lines of at most 80 characters."""
+    q, link = b.boot["qemu"], b.link
+    out = ["vfetch: benchmarks under virtual time"]
+    out += heading("How it was booted")
+    functions = "; ".join(f"{kind}: {' + '.join(count(f))}" for kind, f in b.functions.items())
+    out += [f"  guest     Linux {b.boot['kernel']}, {q.get('m', '?')} of memory, "
+            f"{'with' if b.boot['iommu'] else 'no'} IOMMU",
+            f"  QEMU      -icount {q.get('icount', '?')} -smp {q.get('smp', '?')} -cpu {q.get('cpu', '?')}: one CPU that",
+            "            executes an instruction each ns; waiting takes no real time; string",
+            "            instructions count once an iteration, so the kernel does without",
+            f"  kernel    {' '.join(w for w in b.boot['command_line'].split() if re.match('init_on|nokaslr|mitig|crypto|intel_', w))}",
+            f"  link      {link['link_latency_ns']:,} ns, then {link['link_bytes_per_us'] / 1000:g} bytes a ns, shared by all functions",
+            f"  measured  {functions};",
+            "            one process, one thread for each request under way",
+            "  Two runs of the same build print the same figures."]
+
+    out += heading("Throughput and time of a request")
+    out += ["  link: share of what the link model allows with so many requests under way",
+            "  own: virtual time a request takes beyond the link model: system call, driver,",
+            "       interrupts, scheduler and the benchmark; instr.: instructions of a request", ""]
+    out += [f"  {'op':<5} {'order':<5} {'block':>6} {'depth':>5} {'MB/s':>6} {'link':>6} {'p50 µs':>8} {'p99 µs':>8} "
+            f"{'own µs':>8} {'instr.':>8}"]
+    for kind in SETS:
+        out += [f"  {kind}"]
+        for r in (r for r in b.results if r["set"] == kind):
+            instructions = ""
+            if kind == SETS[0] and r["depth"] == 1 and r["order"] == "seq":
+                instructions = f"{b.operation(r['op'], r['block_bytes'])['instructions']:,.0f}"
+            out += [f"  {r['op']:<5} {r['order']:<5} {SIZES[r['block_bytes']]:>6} {r['depth']:>5} {r['megabytes_per_s']:>6,.0f} "
+                    f"{r['model_share']:>6.1%} {us(r['p50_ns']):>8} {us(r['p99_ns']):>8} {us(r['own_ns_per_request']):>8} "
+                    f"{instructions:>8}".rstrip()]
+
+    out += heading("Baselines and single operations, one after the other")
+    out += [f"  {'':<44} {'instructions':>12} {'virtual µs':>11} {'link':>6}"]
+    names = (("null", 0, "null system call (getppid)"), ("copy", 4096, "copy of 4 KiB, 8 bytes at a time"),
+             ("memfd", 4096, "read of 4 KiB of a memory file"), ("zero", 4096, "read of 4 KiB of /dev/zero"))
+    for section, size, text in names:
+        o = b.operation(section, size)
+        out += [f"  {text:<44} {o['instructions']:>12,.0f} {us(o['ns_per_operation']):>11}"]
+    for o in b.operations:
+        if o["section"] in ("read", "write", "sread", "swrite"):
+            text = f"{o['section'].lstrip('s')} of {SIZES[o['bytes']]} of vfetch" + \
+                (", scattered pages" if o["section"][0] == "s" else "")
+            share = b.model_ns(o["bytes"]) / o["ns_per_operation"]
+            out += [f"  {text:<44} {o['instructions']:>12,.0f} {us(o['ns_per_operation']):>11} {share:>6.1%}"]
+
+    out += heading("Where the instructions of a request go")
+    columns = [("read", 4096), ("write", 4096), ("read", 65536), ("read", 1 << 20), ("sread", 1 << 20)]
+    out += ["  " + " " * 31 + "".join(f"{op + ' ' + profile_trace.PAGES[size]:>9}" for op, size in columns)]
+    for name, _ in profile_trace.GROUPS:
+        values = [b.operation(*c)["groups"].get(name, 0) for c in columns]
+        if max(values) >= 0.5:
+            out += [f"  {name:<31}" + "".join(f"{v:>9,.0f}" for v in values)]
+    sums = (sum(b.operation(*c)["groups"].values()) for c in columns)
+    out += [f"  {'all':<31}" + "".join(f"{v:>9,.0f}" for v in sums)]
+    out += ["  sread: to scattered single pages; the others to memory that begins at a huge",
+            "  page, as that of the throughput above from 64 KiB on. What a function calls is",
+            "  in its group, unless it belongs to another one.", "",
+            "  The functions with most of the 4 KiB read:"]
+    section, n = b.section("read", 4096), b.operation("read", 4096)["count"]
+    for function, instructions in section.self_.most_common(16):
+        if function[1] != "user":
+            out += [f"    {profile_trace.clip(profile_trace.label(function), 64):<64} {instructions / n:>8,.0f}"]
+    own = b.own()
+    out += ["", f"  Own cost of a 4 KiB read: {own['read_4k']:,.0f} instructions, less "
+            f"{own['null_system_call']:,.0f} of a null system call: {own['beyond_null_system_call']:,.0f}.",
+            "  The data goes to the user's pages by DMA: there is no copy to leave out."]
+    if own["of_it_polling"]:
+        out += [f"  Of these {own['of_it_polling']:,.0f} look for the completion while the link is at work."]
+
+    out += heading("Wanted")
+    missed = 0
+    for w in b.wanted():
+        missed += not w["reached"]
+        out += [f"  {'ok    ' if w['reached'] else 'MISSED'}  {w['what']:<47} {w['show'][1]:>6}, wanted {w['show'][0]}"]
+    out += ["", "  All wanted figures are reached." if not missed else f"  {missed} wanted figure{'s are' if missed > 1 else ' is'} missed."]
+    return out
+
+
+def count(kinds):
+    """['pf', 'vf', 'vf'] → ['PF', '2 VFs']"""
+    vfs = kinds.count("vf")
+    return ["PF"] * kinds.count("pf") + ([f"{vfs} VF{'s' if vfs > 1 else ''}"] if vfs else [])
+
+
+def main(argv):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("folder")
+    p.add_argument("--json", help="where results.json goes")
+    a = p.parse_args(argv)
+    try:
+        b = Bench(a.folder)
+        lines = show(b)
+        wanted = [{k: v for k, v in w.items() if k != "show"} for w in b.wanted()]
+    except (OSError, ValueError, KeyError, IndexError) as e:
+        print(f"bench: the measurements are not complete: {e!r}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    if a.json:
+        os.makedirs(os.path.dirname(a.json) or ".", exist_ok=True)
+        with open(a.json, "w", encoding="utf-8") as f:
+            json.dump({"boot": b.boot, "link": b.link, "functions": b.functions, "calibration": b.calibration,
+                       "wanted": wanted, "own_cost_of_4k_read": b.own(), "results": b.results,
+                       "operations": b.operations}, f, indent=1)
+            f.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
