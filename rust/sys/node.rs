@@ -244,6 +244,20 @@ impl<T: OpenFile> Operations<T> {
         }
     }
 
+    /// Moves `iter`, of which `taken` bytes were used in a call, back to where its data was moved: a
+    /// caller that hears EAGAIN goes on with the same iterator (io_uring does).
+    ///
+    /// # Safety
+    ///
+    /// `iter` is valid, and was moved on by `taken` bytes.
+    unsafe fn give_back(iter: *mut bindings::iov_iter, taken: usize, moved: &Result<usize>) {
+        let unused = taken.saturating_sub(*moved.as_ref().unwrap_or(&0));
+        if unused > 0 {
+            // SAFETY: By this function's contract.
+            unsafe { bindings::iov_iter_revert(iter, unused) };
+        }
+    }
+
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -251,8 +265,10 @@ impl<T: OpenFile> Operations<T> {
         // SAFETY: Both are valid for this call, and of a file of this table.
         unsafe {
             let to = IovIterDest::from_raw(iter);
+            let before = to.len();
             let moved = Self::request(kiocb)
                 .and_then(|request| Self::opened((*kiocb).ki_filp).read(request, to));
+            Self::give_back(iter, before.saturating_sub(to.len()), &moved);
             Self::advance(kiocb, moved)
         }
     }
@@ -264,8 +280,10 @@ impl<T: OpenFile> Operations<T> {
         // SAFETY: Both are valid for this call, and of a file of this table.
         unsafe {
             let from = IovIterSource::from_raw(iter);
+            let before = from.len();
             let moved = Self::request(kiocb)
                 .and_then(|request| Self::opened((*kiocb).ki_filp).write(request, from));
+            Self::give_back(iter, before.saturating_sub(from.len()), &moved);
             Self::advance(kiocb, moved)
         }
     }
