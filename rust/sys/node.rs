@@ -218,12 +218,15 @@ impl<T: OpenFile> Operations<T> {
     ///
     /// `kiocb` is a valid request of a file of this table.
     unsafe fn request(kiocb: *mut bindings::kiocb) -> Result<Request> {
-        // SAFETY: By this function's contract. IOCB_NOWAIT does not come here: the VFS refuses it
-        // where FMODE_NOWAIT is not set.
+        // SAFETY: By this function's contract.
         let (position, flags) = unsafe { ((*kiocb).ki_pos, (*(*kiocb).ki_filp).f_flags) };
+        // The VFS refuses RWF_NOWAIT where FMODE_NOWAIT is not set, but io_uring asks for the same of
+        // every file that can be polled, and goes to a thread that may wait when it hears EAGAIN.
+        // SAFETY: By this function's contract.
+        let nowait = unsafe { shim::vfetch_kiocb_nowait(kiocb) };
         Ok(Request {
             offset: u64::try_from(position)?,
-            nonblocking: flags & bindings::O_NONBLOCK != 0,
+            nonblocking: nowait || flags & bindings::O_NONBLOCK != 0,
         })
     }
 

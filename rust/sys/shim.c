@@ -31,6 +31,12 @@ struct file *vfetch_mapping_create(void)
 					 O_RDWR, NULL);
 }
 
+/* Whether a request must not wait: io_uring asks so of files that can be polled. */
+bool vfetch_kiocb_nowait(const struct kiocb *kiocb)
+{
+	return kiocb->ki_flags & IOCB_NOWAIT;
+}
+
 /* The PF of a VF; the function itself when it is not a VF. */
 struct pci_dev *vfetch_pci_physfn(struct pci_dev *pdev)
 {

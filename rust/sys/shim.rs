@@ -13,6 +13,8 @@ use kernel::ffi::c_int;
 extern "C" {
     /// An anonymous file with an `address_space` of its own, or an `ERR_PTR`.
     pub(super) fn vfetch_mapping_create() -> *mut bindings::file;
+    /// Whether `kiocb`, which must be valid, says IOCB_NOWAIT.
+    pub(super) fn vfetch_kiocb_nowait(kiocb: *const bindings::kiocb) -> bool;
     /// The PF of a VF; `pdev` itself when it is not a VF. `pdev` must be valid.
     pub(super) fn vfetch_pci_physfn(pdev: *mut bindings::pci_dev) -> *mut bindings::pci_dev;
     /// Whether `pdev`, which must be valid, is a VF.
