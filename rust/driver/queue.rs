@@ -389,6 +389,11 @@ impl Queue {
         (running, running && !inner.free.is_empty())
     }
 
+    /// Has everybody who waits or polls look again.
+    pub(crate) fn wake(&self) {
+        self.changed.wake_all();
+    }
+
     /// Takes completions from the ring and ends their slots. Returns whether there was any.
     fn drain(&self) -> bool {
         self.drain_locked(&mut self.inner.lock())

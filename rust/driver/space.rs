@@ -391,6 +391,10 @@ impl Space {
                 .truncate(bytes.div_ceil(BLOCK) as usize);
         }
         self.bytes.store(bytes, Release);
+        if (now == 0) != (bytes == 0) {
+            // Poll says whether there is a size.
+            self.function.ordinary.wake();
+        }
         Ok(())
     }
 
