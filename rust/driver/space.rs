@@ -20,6 +20,7 @@ use crate::sys::abi as hw;
 use crate::sys::host_memory::{zero, HostMemory, Limits};
 use crate::sys::node::Request;
 use crate::sys::pci::BoundGuard;
+use crate::sys::wait::killed;
 
 const PAGE: u64 = hw::VFETCH_PAGE_BYTES as u64;
 const BLOCK: u64 = hw::VFETCH_BLOCK_BYTES as u64;
@@ -226,6 +227,10 @@ impl Space {
         let most_pages = self.function.transfer_pages();
         let mut at = whole.start;
         while at < whole.end && pipeline.error().is_none() {
+            // What is in flight must end, but nothing more need begin.
+            if killed() {
+                return Err(EINTR);
+            }
             let next = at..whole.end.min(at.saturating_add(most));
             let piece = match caller.direction() {
                 Direction::ToHost => self.locate(next)?,

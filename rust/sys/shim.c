@@ -13,6 +13,7 @@
 #include <linux/pci.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
 
@@ -35,6 +36,12 @@ struct file *vfetch_mapping_create(void)
 bool vfetch_kiocb_nowait(const struct kiocb *kiocb)
 {
 	return kiocb->ki_flags & IOCB_NOWAIT;
+}
+
+/* Whether the calling task is being killed. */
+bool vfetch_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }
 
 /* The PF of a VF; the function itself when it is not a VF. */

@@ -15,6 +15,7 @@ struct wait_queue_head;
 
 struct file *vfetch_mapping_create(void);
 bool vfetch_kiocb_nowait(const struct kiocb *kiocb);
+bool vfetch_fatal_signal_pending(void);
 struct pci_dev *vfetch_pci_physfn(struct pci_dev *pdev);
 bool vfetch_pci_is_virtfn(struct pci_dev *pdev);
 int vfetch_pci_domain_nr(struct pci_dev *pdev);

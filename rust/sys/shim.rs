@@ -15,6 +15,8 @@ extern "C" {
     pub(super) fn vfetch_mapping_create() -> *mut bindings::file;
     /// Whether `kiocb`, which must be valid, says IOCB_NOWAIT.
     pub(super) fn vfetch_kiocb_nowait(kiocb: *const bindings::kiocb) -> bool;
+    /// Whether the calling task is being killed.
+    pub(super) fn vfetch_fatal_signal_pending() -> bool;
     /// The PF of a VF; `pdev` itself when it is not a VF. `pdev` must be valid.
     pub(super) fn vfetch_pci_physfn(pdev: *mut bindings::pci_dev) -> *mut bindings::pci_dev;
     /// Whether `pdev`, which must be valid, is a VF.

@@ -40,6 +40,12 @@ pub(crate) enum Waited {
     Signal,
 }
 
+/// Whether the calling task is being killed.
+pub(crate) fn killed() -> bool {
+    // SAFETY: No requirements.
+    unsafe { shim::vfetch_fatal_signal_pending() }
+}
+
 /// A `wait_queue_head`: tasks, and pollers, that wait for something to change.
 #[pin_data(PinnedDrop)]
 pub(crate) struct WaitQueue {
