@@ -252,31 +252,49 @@ pub(crate) fn many_threads_share_few_slots() -> Result<()> {
     same("time-outs", after.timeouts, 0)
 }
 
-pub(crate) fn io_uring_with_a_nonblocking_file_gets_eagain() -> Result<()> {
+/// Requests that find no slot are tried again, by polling and by threads that wait. Nothing of that shows, unless
+/// the file is such that nobody may wait (`eagain`): then some of them fail.
+fn through_io_uring(space: &Space, eagain: bool) -> Result<()> {
+    let function = vf(1)?;
+    let bytes = 16 * PAGE;
+    space.set_size(bytes as u64)?;
+    let buffers = Mapping::anonymous(bytes)?;
+    let mut ring = IoUring::new(16)?;
+    let crowd = Crowd::new(&function, 6, 2 * PAGE)?;
+    let requests = |writing| {
+        let buffers = &buffers;
+        (0..16).map(move |n| uring::request(space, writing, buffers.area(n * PAGE, PAGE), (n * PAGE) as u64))
+    };
+    let data = pattern(112, 1, 0, bytes);
+    buffers.fill(0, &data);
+    uring::push(&mut ring, requests(true))?;
+    let written = uring::finish(&mut ring, 16)?;
+    buffers.fill(0, &vec![0xee; bytes]);
+    uring::push(&mut ring, requests(false))?;
+    let read = uring::finish(&mut ring, 16)?;
+    crowd.leave()?;
+    // All or nothing: never a part, and never 0, which would be the end of the space.
+    let good = |result: &i32| *result == 4096 || eagain && *result == -libc::EAGAIN;
+    ensure!(written.iter().chain(&read).all(good), "the results: {written:?} and {read:?}");
+    for (n, (written, read)) in written.iter().zip(&read).enumerate() {
+        if (*written, *read) == (4096, 4096) {
+            let page = n * PAGE..(n + 1) * PAGE;
+            let wanted = data.get(page.clone()).unwrap_or_default();
+            model::equal("what it read", page.start as u64, &buffers.copy(page), wanted)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn io_uring_gets_all_its_data_without_slots() -> Result<()> {
+    let function = vf(1)?;
+    leaves_nothing(&function, || through_io_uring(&Space::open(&function)?, false))
+}
+
+pub(crate) fn io_uring_gets_all_its_data_or_eagain_on_a_nonblocking_file() -> Result<()> {
     let function = vf(1)?;
     leaves_nothing(&function, || {
-        let space = Options::new().nonblocking(true).open(&function)?;
-        space.set_size(4 * PAGE as u64)?;
-        space.write_all_at(&[1; PAGE], 0)?;
-        let buffer = Mapping::anonymous(PAGE)?;
-        let mut ring = IoUring::new(4)?;
-        let crowd = Crowd::new(&function, 10, 32 * PAGE)?;
-        for writing in [false, true] {
-            within_tries("EAGAIN", 10, || {
-                let start = Instant::now();
-                uring::push(&mut ring, [uring::request(&space, writing, buffer.all(), 0)])?;
-                match uring::finish(&mut ring, 1)?.first() {
-                    Some(result) if *result == -libc::EAGAIN => {
-                        let took = start.elapsed().as_millis();
-                        ensure!(took < 100 * u128::from(limit::factor()), "EAGAIN took {took} ms");
-                        Ok(true)
-                    }
-                    Some(4096) => Ok(false),
-                    other => bail!("the result is {other:?}"),
-                }
-            })?;
-        }
-        crowd.leave()
+        through_io_uring(&Options::new().nonblocking(true).open(&function)?, true)
     })
 }
 
