@@ -8,10 +8,10 @@
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
-use kernel::workqueue::{self, impl_has_work, new_work, Work, WorkItem};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::function::Function;
-use crate::sys::work::cancel_sync;
+use crate::sys::work::{cancel_sync, system_unbound};
 
 /// Recovers a function on request.
 #[pin_data]
@@ -49,7 +49,7 @@ impl Recovery {
     pub(crate) fn request(self: &Arc<Self>) {
         if self.function.lock().is_some() {
             // When it is queued already, the reference comes back, and is dropped.
-            let _ = workqueue::system_unbound().enqueue(self.clone());
+            let _ = system_unbound().enqueue(self.clone());
         }
     }
 

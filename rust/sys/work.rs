@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking back work that was queued.
+//! What the kernel crate's work queues lack.
 
 use kernel::bindings;
 use kernel::sync::Arc;
-use kernel::workqueue::{HasWork, Work, WorkItem};
+use kernel::workqueue::{HasWork, Queue, Work, WorkItem};
+
+/// The system's queue for work that may run anywhere. The kernel crate has only its former name,
+/// which the kernel complains about.
+pub(crate) fn system_unbound() -> &'static Queue {
+    // SAFETY: `system_dfl_wq` is valid from before modules are loaded, for ever.
+    unsafe { Queue::from_raw(bindings::system_dfl_wq) }
+}
 
 /// Takes `item` off its queue, or waits until it has run. It can be queued again afterwards: the
 /// caller sees to it that nobody does, if that matters.
