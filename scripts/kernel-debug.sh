@@ -30,7 +30,7 @@ build_inside() {
   # Building a module needs the headers, the host programs, Rust's metadata and
   # the kernel's BTF; the objects are gigabytes.
   llvm-strip --strip-debug vmlinux
-  find . \( -path ./scripts -o -path ./tools \) -prune -o -name '*.[oa]' -type f -delete
+  find . \( -path ./scripts -o -path ./tools \) -prune -o -name '*.[oa]' -type f -print0 | xargs -0 rm -f
   rm -f .tmp_vmlinux* vmlinux.unstripped
 }
 
