@@ -38,7 +38,7 @@ measure() {
   say "booting the guest; all figures come from this boot (about a minute)"
   VFS=7 ICOUNT=0 V=1 TIMEOUT=${TIMEOUT:-500} LOG=$out/kernel.log TOOLS=none \
     FILES="$programs/probe scripts/bench-guest.sh build/tools/vfetch" \
-    QEMU_ARGS="-plugin $programs/trace.so,out=$out/trace" CMD="./bench-guest.sh $divide" \
+    QEMU_ARGS="-plugin $programs/halt.so -plugin $programs/trace.so,out=$out/trace" CMD="./bench-guest.sh $divide" \
     scripts/vm.sh >"$out/said" 2> >(tee "$out/err" | grep -v '^vm: qemu-system' >&2) || rc=$?
   [ "$rc" = 0 ] || die "the benchmarks could not be run (status $rc of the guest); the kernel's log: $out/kernel.log"
   sed -n 's/^vm: qemu-system/qemu-system/p' "$out/err" >"$out/qemu"

@@ -8,7 +8,7 @@
 #
 #   scripts/profile.sh [SECTION...]      read:4096:200 read:1048576:20, see probe.c
 #   scripts/profile.sh --build           only builds; prints the folder with
-#                                        trace.so and probe
+#                                        trace.so, halt.so and probe
 #   scripts/profile.sh --read FOLDER     the tables of a trace that is there
 #
 #   TOP      rows of the tables of functions (30)
@@ -19,11 +19,13 @@ cd "$VFETCH_TOP"
 build() { in_sandbox bash "$VFETCH_TOP/scripts/profile.sh" --compile "$1" "$source"; }
 
 compile_inside() {
-  local out=$1 source=$2 flags
+  local out=$1 source=$2 flags plugin
   mkdir -p "$out"
   read -ra flags <<< "$(pkg-config --cflags glib-2.0)"
-  gcc -std=gnu11 -O2 -g -fPIC -shared -Wall -Wextra -Werror -Wno-unused-parameter "${flags[@]}" \
-    -I"$source/include/qemu" -o "$out/trace.so" qemu/profile/trace.c
+  for plugin in trace halt; do
+    gcc -std=gnu11 -O2 -g -fPIC -shared -Wall -Wextra -Werror -Wno-unused-parameter "${flags[@]}" \
+      -I"$source/include/qemu" -o "$out/$plugin.so" "qemu/profile/$plugin.c"
+  done
   gcc -std=gnu11 -O2 -g0 -static -Wall -Wextra -Werror -Iinclude/uapi -o "$out/probe" qemu/profile/probe.c
   nm -C "$out/probe" >"$out/probe.nm"
 }
@@ -52,7 +54,8 @@ for s in "${sections[@]}"; do
   [[ $s =~ ^[a-z]+(:[0-9]+)+$ ]] || die "'$s' is no section, e.g. read:4096:200"
 done
 
-ICOUNT=0 TOOLS=none LOG=$out/kernel.log TIMEOUT=${TIMEOUT:-500} FILES="$programs/probe" QEMU_ARGS="-plugin $programs/trace.so,out=$out/trace" \
+ICOUNT=0 TOOLS=none LOG=$out/kernel.log TIMEOUT=${TIMEOUT:-500} FILES="$programs/probe" \
+  QEMU_ARGS="-plugin $programs/halt.so -plugin $programs/trace.so,out=$out/trace" \
   CMD="./probe 0 ${sections[*]} && echo kallsyms && grep -i ' [tw] ' /proc/kallsyms" "$VFETCH_TOP/scripts/vm.sh" >"$out/said" ||
   { head -c 4000 "$out/said" >&2; die "the operations could not be run"; }
 # With its debug information; profile_trace.py checks that it is the one that ran.
