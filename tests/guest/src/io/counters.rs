@@ -26,14 +26,41 @@ pub(crate) fn info_describes_the_function() -> Result<()> {
         same("the page", u64::from(info.page_bytes), PAGE_BYTES)?;
         same("the block", u64::from(info.block_bytes), BLOCK_BYTES)?;
         same("the vendor", info.vendor, 0x1b36)?;
-        same("the device", info.device, if function.role == Role::Pf { 0x7646 } else { 0x7647 })?;
+        same(
+            "the device",
+            info.device,
+            if function.role == Role::Pf {
+                0x7646
+            } else {
+                0x7647
+            },
+        )?;
         same("free memory", info.free_bytes, info.memory_bytes)?;
-        ensure!(info.memory_bytes > 0 && info.memory_bytes % PAGE_BYTES == 0, "{} bytes", info.memory_bytes);
+        ensure!(
+            info.memory_bytes > 0 && info.memory_bytes % PAGE_BYTES == 0,
+            "{} bytes",
+            info.memory_bytes
+        );
         ensure!(info.queues >= 2, "{} queues", info.queues);
-        ensure!(info.queue_entries.is_power_of_two(), "{} slots", info.queue_entries);
-        ensure!(u64::from(info.transfer_max_bytes) >= PAGE_BYTES, "{} bytes", info.transfer_max_bytes);
-        ensure!((1..=255).contains(&info.link_weight), "weight {}", info.link_weight);
-        ensure!(info.link_bytes_per_us > 0 && info.window_bytes > 0, "{info:?}");
+        ensure!(
+            info.queue_entries.is_power_of_two(),
+            "{} slots",
+            info.queue_entries
+        );
+        ensure!(
+            u64::from(info.transfer_max_bytes) >= PAGE_BYTES,
+            "{} bytes",
+            info.transfer_max_bytes
+        );
+        ensure!(
+            (1..=255).contains(&info.link_weight),
+            "weight {}",
+            info.link_weight
+        );
+        ensure!(
+            info.link_bytes_per_us > 0 && info.window_bytes > 0,
+            "{info:?}"
+        );
     }
     Ok(())
 }
@@ -58,33 +85,82 @@ pub(crate) fn counters_add_up() -> Result<()> {
     space.read_exact_at(buffer.get_mut(..5).unwrap_or_default(), 50 * page)?;
     // These move nothing and count as nothing.
     same("at the end", space.read_at(&mut buffer, 64 * page)?, 0)?;
-    fails("beyond the end", space.write_at(&buffer, 64 * page), Errno::NOSPC)?;
-    fails("to nowhere", Area::nowhere(0, 100).pread(&space, 0), Errno::FAULT)?;
-    fails("from nowhere", Area::nowhere(0, 100).pwrite(&space, 0), Errno::FAULT)?;
+    fails(
+        "beyond the end",
+        space.write_at(&buffer, 64 * page),
+        Errno::NOSPC,
+    )?;
+    fails(
+        "to nowhere",
+        Area::nowhere(0, 100).pread(&space, 0),
+        Errno::FAULT,
+    )?;
+    fails(
+        "from nowhere",
+        Area::nowhere(0, 100).pwrite(&space, 0),
+        Errno::FAULT,
+    )?;
     let after = space.stats()?;
     same("reads", after.reads - before.reads, 3)?;
     same("writes", after.writes - before.writes, writes)?;
-    same("read_bytes", after.read_bytes - before.read_bytes, 64 * page + 100 + 5)?;
-    same("written_bytes", after.written_bytes - before.written_bytes, 40 * page)?;
-    same("to_host_bytes", after.to_host_bytes - before.to_host_bytes, 40 * page + 50)?;
-    same("to_device_bytes", after.to_device_bytes - before.to_device_bytes, 40 * page)?;
-    same("zero_bytes", after.zero_bytes - before.zero_bytes, 24 * page + 50 + 5)?;
+    same(
+        "read_bytes",
+        after.read_bytes - before.read_bytes,
+        64 * page + 100 + 5,
+    )?;
+    same(
+        "written_bytes",
+        after.written_bytes - before.written_bytes,
+        40 * page,
+    )?;
+    same(
+        "to_host_bytes",
+        after.to_host_bytes - before.to_host_bytes,
+        40 * page + 50,
+    )?;
+    same(
+        "to_device_bytes",
+        after.to_device_bytes - before.to_device_bytes,
+        40 * page,
+    )?;
+    same(
+        "zero_bytes",
+        after.zero_bytes - before.zero_bytes,
+        24 * page + 50 + 5,
+    )?;
     same("device_pages", after.device_pages - before.device_pages, 40)?;
-    same("transfer_errors", after.transfer_errors, before.transfer_errors)?;
+    same(
+        "transfer_errors",
+        after.transfer_errors,
+        before.transfer_errors,
+    )?;
     same("bad_completions", after.bad_completions, 0)?;
     same("timeouts", after.timeouts, 0)?;
     same("in_flight", after.in_flight, 0)?;
     let most = u64::from(space.info()?.transfer_max_bytes);
     let transfers = after.transfers - before.transfers;
     let least = 80 * page / most;
-    ensure!((least..200).contains(&transfers), "{transfers} transfers for 80 pages");
-    ensure!(after.device_busy_ns > before.device_busy_ns, "the link was not busy: {after:?}");
-    ensure!(after.device_time_ns > before.device_time_ns, "the device's clock stands");
+    ensure!(
+        (least..200).contains(&transfers),
+        "{transfers} transfers for 80 pages"
+    );
+    ensure!(
+        after.device_busy_ns > before.device_busy_ns,
+        "the link was not busy: {after:?}"
+    );
+    ensure!(
+        after.device_time_ns > before.device_time_ns,
+        "the device's clock stands"
+    );
     ensure!(after.interrupts > before.interrupts, "no interrupts");
     drop(space);
     // Closing scrubs what held something: 40 pages.
     let closed = stats(&function)?;
-    same("scrubbed_bytes", closed.scrubbed_bytes - after.scrubbed_bytes, 40 * page)?;
+    same(
+        "scrubbed_bytes",
+        closed.scrubbed_bytes - after.scrubbed_bytes,
+        40 * page,
+    )?;
     same("device_pages", closed.device_pages, before.device_pages)
 }
 
@@ -100,8 +176,16 @@ pub(crate) fn spaces_and_pages_are_counted() -> Result<()> {
         spaces.push(space);
         let now = given(&function)?;
         same("spaces", now.spaces, before.spaces + n)?;
-        same("pages", now.device_pages, before.device_pages + u64::from(n))?;
-        same("free bytes", now.free_bytes, before.free_bytes - u64::from(n) * 8 * PAGE_BYTES)?;
+        same(
+            "pages",
+            now.device_pages,
+            before.device_pages + u64::from(n),
+        )?;
+        same(
+            "free bytes",
+            now.free_bytes,
+            before.free_bytes - u64::from(n) * 8 * PAGE_BYTES,
+        )?;
     }
     drop(spaces);
     same("after closing them", given(&function)?, before)
@@ -110,8 +194,12 @@ pub(crate) fn spaces_and_pages_are_counted() -> Result<()> {
 /// A field of /proc/meminfo, in KiB.
 fn memory(field: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()).with_context(|| format!("no {field}"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = line
+        .and_then(|line| line.split_whitespace().next())
+        .with_context(|| format!("no {field}"))?;
     Ok(number.parse()?)
 }
 
@@ -140,9 +228,17 @@ pub(crate) fn nothing_is_lost_in_ten_rounds_of_everything() -> Result<()> {
         a.write_all_at(&data, 50)?;
         b.set_size(0)?;
         let now = given(&function)?;
-        same("free bytes", now.free_bytes, before.free_bytes - 1000 * PAGE_BYTES)?;
+        same(
+            "free bytes",
+            now.free_bytes,
+            before.free_bytes - 1000 * PAGE_BYTES,
+        )?;
         // 50 bytes into the first page, to 50 bytes into the last.
-        same("pages", now.device_pages, before.device_pages + (3 << 20) / PAGE_BYTES + 1)?;
+        same(
+            "pages",
+            now.device_pages,
+            before.device_pages + (3 << 20) / PAGE_BYTES + 1,
+        )?;
     }
     same("at the end", given(&function)?, before)
 }
@@ -154,7 +250,10 @@ pub(crate) fn two_thousand_opens_and_closes_cost_no_memory() -> Result<()> {
     let cycle = |n: u64| -> Result<()> {
         let space = space(&function, 5 << 20)?;
         space.write_all_at(&n.to_le_bytes(), n * 4093 % (5 << 20) / 8 * 8)?;
-        space.read_exact_at(&mut [0; 16], (n * 4093 % (5 << 20) / 8 * 8).saturating_sub(16))?;
+        space.read_exact_at(
+            &mut [0; 16],
+            (n * 4093 % (5 << 20) / 8 * 8).saturating_sub(16),
+        )?;
         Ok(())
     };
     // Until caches have what they want to have.
@@ -171,7 +270,10 @@ pub(crate) fn two_thousand_opens_and_closes_cost_no_memory() -> Result<()> {
     same("what is given out", given(&function)?, before)?;
     // A page for each cycle would be 2000 KiB more after each part, an inode 500, a block or a slot of 512 bytes 250.
     for (what, of) in [("the kernel's", 0), ("all", 1)] {
-        let used: Vec<u64> = used.iter().map(|(kernel, all)| if of == 0 { *kernel } else { *all }).collect();
+        let used: Vec<u64> = used
+            .iter()
+            .map(|(kernel, all)| if of == 0 { *kernel } else { *all })
+            .collect();
         let most = if of == 0 { 150 } else { 1000 };
         ensure!(
             used.windows(2).any(|pair| pair[1] < pair[0] + most),

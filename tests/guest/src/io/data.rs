@@ -103,13 +103,22 @@ impl Worker<'_> {
         self.model.check("read", offset, place)?;
         let (before, rest) = buffer.split_at(shift);
         let beside = before.iter().chain(rest.iter().skip(bytes));
-        ensure!(beside.clone().all(|byte| *byte == 0xee), "read at {at:#x} wrote beside its buffer");
+        ensure!(
+            beside.clone().all(|byte| *byte == 0xee),
+            "read at {at:#x} wrote beside its buffer"
+        );
         Ok(())
     }
 
     fn readv(&mut self, offset: usize, bytes: usize, at: u64) -> Result<()> {
-        let mut buffers: Vec<_> = cut(&mut self.random, bytes).into_iter().map(|n| vec![0xee; n]).collect();
-        let mut vector: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        let mut buffers: Vec<_> = cut(&mut self.random, bytes)
+            .into_iter()
+            .map(|n| vec![0xee; n])
+            .collect();
+        let mut vector: Vec<_> = buffers
+            .iter_mut()
+            .map(|buffer| IoSliceMut::new(buffer))
+            .collect();
         let done = rustix::io::preadv(self.space.as_fd(), &mut vector, at)?;
         ensure!(done == bytes, "readv at {at:#x}: {done} of {bytes} bytes");
         self.model.check("readv", offset, &buffers.concat())
@@ -132,15 +141,21 @@ fn use_function(function: &Function, end: Instant) -> Result<()> {
     const THREADS: usize = 3;
     // Across blocks, and no whole number of them.
     let sizes = [3 << 20, (2 << 20) + 5 * PAGE];
-    let spaces =
-        sizes.iter().map(|bytes| space(function, *bytes as u64)).collect::<Result<Vec<_>>>()?;
+    let spaces = sizes
+        .iter()
+        .map(|bytes| space(function, *bytes as u64))
+        .collect::<Result<Vec<_>>>()?;
     thread::scope(|scope| -> Result<()> {
         let mut threads = Vec::new();
         for ((s, space), bytes) in (0u16..).zip(&spaces).zip(sizes) {
             for t in 0..THREADS {
                 let owner = u16::try_from(function.node)? * 100 + s * 10 + u16::try_from(t)?;
                 let start = (bytes / THREADS * t) | if t == 0 { 0 } else { 0x123 };
-                let outer = if t + 1 == THREADS { bytes } else { (bytes / THREADS * (t + 1)) | 0x123 };
+                let outer = if t + 1 == THREADS {
+                    bytes
+                } else {
+                    (bytes / THREADS * (t + 1)) | 0x123
+                };
                 let mut worker = Worker {
                     space,
                     part: start..outer,
@@ -151,19 +166,26 @@ fn use_function(function: &Function, end: Instant) -> Result<()> {
                     let mut steps = 0;
                     while Instant::now() < end || steps < 20 {
                         worker.step().with_context(|| {
-                            format!("space {owner}, step {steps}, VFETCH_TEST_SEED={}", model::seed())
+                            format!(
+                                "space {owner}, step {steps}, VFETCH_TEST_SEED={}",
+                                model::seed()
+                            )
                         })?;
                         steps += 1;
                     }
                     // All of it once more, in one go.
                     let mut all = vec![0xee; worker.model.len()];
-                    worker.space.read_exact_at(&mut all, worker.part.start as u64)?;
+                    worker
+                        .space
+                        .read_exact_at(&mut all, worker.part.start as u64)?;
                     worker.model.check("all of it", 0, &all)
                 }));
             }
         }
         for thread in threads {
-            thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         }
         Ok(())
     })
@@ -172,18 +194,35 @@ fn use_function(function: &Function, end: Instant) -> Result<()> {
 
 pub(crate) fn random_io_on_all_functions_at_once_matches_a_model() -> Result<()> {
     let functions = functions()?;
-    ensure!(functions.len() >= 9, "{} functions: this wants the PF and 8 VFs", functions.len());
+    ensure!(
+        functions.len() >= 9,
+        "{} functions: this wants the PF and 8 VFs",
+        functions.len()
+    );
     let end = Instant::now() + Duration::from_secs(8) * limit::factor();
-    let before: Vec<_> = functions.iter().map(crate::support::machine::given).collect::<Result<_>>()?;
+    let before: Vec<_> = functions
+        .iter()
+        .map(crate::support::machine::given)
+        .collect::<Result<_>>()?;
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            functions.iter().map(|function| scope.spawn(move || use_function(function, end))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a function's thread panicked"))?)
+        let threads: Vec<_> = functions
+            .iter()
+            .map(|function| scope.spawn(move || use_function(function, end)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a function's thread panicked"))?
+        })
     })?;
-    let after: Vec<_> = functions.iter().map(crate::support::machine::given).collect::<Result<_>>()?;
-    ensure!(before == after, "not all came back: {before:?} before, {after:?} after");
+    let after: Vec<_> = functions
+        .iter()
+        .map(crate::support::machine::given)
+        .collect::<Result<_>>()?;
+    ensure!(
+        before == after,
+        "not all came back: {before:?} before, {after:?} after"
+    );
     Ok(())
 }
 
@@ -211,7 +250,10 @@ pub(crate) fn words_of_eight_bytes_are_never_torn() -> Result<()> {
             while Instant::now() < end {
                 space.read_exact_at(&mut data, 8)?;
                 for word in data.chunks_exact(8) {
-                    ensure!(word.iter().all(|byte| Some(byte) == word.first()), "a torn word: {word:02x?}");
+                    ensure!(
+                        word.iter().all(|byte| Some(byte) == word.first()),
+                        "a torn word: {word:02x?}"
+                    );
                 }
             }
             Ok(())
@@ -219,7 +261,9 @@ pub(crate) fn words_of_eight_bytes_are_never_torn() -> Result<()> {
         let result = read();
         stop.store(true, Relaxed);
         for writer in writers {
-            writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+            writer
+                .join()
+                .map_err(|_| anyhow::anyhow!("a writer panicked"))??;
         }
         result
     })
@@ -250,7 +294,8 @@ pub(crate) fn a_read_that_starts_after_a_write_ended_sees_it() -> Result<()> {
                     let (offset, bytes) = model::range(&mut random, model.len(), 20_000);
                     let data = model.next(offset, bytes);
                     space.write_all_at(&data, offset as u64)?;
-                    send.send((offset as u64, data)).context("the reader has ended")?;
+                    send.send((offset as u64, data))
+                        .context("the reader has ended")?;
                     answered.recv().context("the reader has ended")?;
                 }
                 Ok(())
@@ -258,7 +303,9 @@ pub(crate) fn a_read_that_starts_after_a_write_ended_sees_it() -> Result<()> {
             let written = write();
             drop(send);
             // The reader's error says more than that it has ended.
-            reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+            reader
+                .join()
+                .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
             written
         })
     })

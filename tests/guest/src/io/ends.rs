@@ -42,20 +42,33 @@ pub(crate) fn reads_stop_at_the_end() -> Result<()> {
     gives("past the end", space.read_at(&mut buffer, END + 1), 0)?;
     gives("far past the end", space.read_at(&mut buffer, 1 << 50), 0)?;
     gives("as far as offsets go", space.read_at(&mut buffer, FAR), 0)?;
-    ensure!(buffer.iter().all(|byte| *byte == 0xee), "reading nothing changed the buffer");
+    ensure!(
+        buffer.iter().all(|byte| *byte == 0xee),
+        "reading nothing changed the buffer"
+    );
     for before in [1, 7, 4095, 4096, 4097, 2 * PAGE + 1] {
         buffer.fill(0xee);
         let at = END - before as u64;
         gives("across the end", space.read_at(&mut buffer, at), before)?;
         let (got, rest) = buffer.split_at(before);
         model::equal("across the end", at, got, &pattern(21, 1, at, before))?;
-        ensure!(rest.iter().all(|byte| *byte == 0xee), "a short read wrote beyond what it returned");
+        ensure!(
+            rest.iter().all(|byte| *byte == 0xee),
+            "a short read wrote beyond what it returned"
+        );
     }
     // A vector that ends behind the space's end.
     let (mut a, mut b) = (vec![0; 3000], vec![0xee; 3000]);
     let mut vector = [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)];
-    gives("readv across the end", rustix::io::preadv(space.as_fd(), &mut vector, END - 4000), 4000)?;
-    ensure!(b.iter().skip(1000).all(|byte| *byte == 0xee), "a short readv wrote beyond what it returned");
+    gives(
+        "readv across the end",
+        rustix::io::preadv(space.as_fd(), &mut vector, END - 4000),
+        4000,
+    )?;
+    ensure!(
+        b.iter().skip(1000).all(|byte| *byte == 0xee),
+        "a short readv wrote beyond what it returned"
+    );
     Ok(())
 }
 
@@ -70,10 +83,19 @@ pub(crate) fn writes_stop_at_the_end() -> Result<()> {
         gives("across the end", space.write_at(&data, at), before)?;
         let mut got = vec![0; before];
         space.read_exact_at(&mut got, at)?;
-        model::equal("across the end", at, &got, data.get(..before).unwrap_or_default())?;
+        model::equal(
+            "across the end",
+            at,
+            &got,
+            data.get(..before).unwrap_or_default(),
+        )?;
     }
     let vector = [IoSlice::new(&data), IoSlice::new(&data)];
-    gives("writev across the end", rustix::io::pwritev(space.as_fd(), &vector, END - 4000), 4000)?;
+    gives(
+        "writev across the end",
+        rustix::io::pwritev(space.as_fd(), &vector, END - 4000),
+        4000,
+    )?;
     same("the size", space.info()?.space_bytes, END)
 }
 
@@ -81,7 +103,11 @@ pub(crate) fn a_space_without_size_has_only_an_end() -> Result<()> {
     let space = Space::open(&pf()?)?;
     gives("read", space.read_at(&mut [0; 8], 0), 0)?;
     fails("write", space.write_at(&[0; 8], 0), Errno::NOSPC)?;
-    gives("lseek", rustix::fs::seek(space.as_fd(), rustix::fs::SeekFrom::End(0)), 0)
+    gives(
+        "lseek",
+        rustix::fs::seek(space.as_fd(), rustix::fs::SeekFrom::End(0)),
+        0,
+    )
 }
 
 pub(crate) fn nothing_moves_in_calls_without_bytes() -> Result<()> {
@@ -90,13 +116,33 @@ pub(crate) fn nothing_moves_in_calls_without_bytes() -> Result<()> {
     for at in [0, 1, END - 1, END, END + 1] {
         gives("read of nothing", space.read_at(&mut [], at), 0)?;
         gives("write of nothing", space.write_at(&[], at), 0)?;
-        gives("read of nothing to nowhere", Area::nowhere(0, 0).pread(&space, at), 0)?;
-        gives("write of nothing from nowhere", Area::nowhere(0, 0).pwrite(&space, at), 0)?;
+        gives(
+            "read of nothing to nowhere",
+            Area::nowhere(0, 0).pread(&space, at),
+            0,
+        )?;
+        gives(
+            "write of nothing from nowhere",
+            Area::nowhere(0, 0).pwrite(&space, at),
+            0,
+        )?;
     }
     let mut vector = [IoSliceMut::new(&mut []), IoSliceMut::new(&mut [])];
-    gives("readv of nothings", rustix::io::preadv(space.as_fd(), &mut vector, 0), 0)?;
-    gives("readv of no vector", rustix::io::preadv(space.as_fd(), &mut [], 0), 0)?;
-    gives("writev of no vector", rustix::io::pwritev(space.as_fd(), &[], 0), 0)?;
+    gives(
+        "readv of nothings",
+        rustix::io::preadv(space.as_fd(), &mut vector, 0),
+        0,
+    )?;
+    gives(
+        "readv of no vector",
+        rustix::io::preadv(space.as_fd(), &mut [], 0),
+        0,
+    )?;
+    gives(
+        "writev of no vector",
+        rustix::io::pwritev(space.as_fd(), &[], 0),
+        0,
+    )?;
     let after = space.stats()?;
     same("reads", after.reads, before.reads)?;
     same("writes", after.writes, before.writes)?;
@@ -124,8 +170,16 @@ pub(crate) fn positions_are_sought_within_the_space() -> Result<()> {
         fails(what, seek(from), Errno::INVAL)?;
         gives("a failed seek leaves the position", seek(Current(0)), END)?;
     }
-    fails("SEEK_DATA", seek(rustix::fs::SeekFrom::Data(0)), Errno::INVAL)?;
-    fails("SEEK_HOLE", seek(rustix::fs::SeekFrom::Hole(0)), Errno::INVAL)?;
+    fails(
+        "SEEK_DATA",
+        seek(rustix::fs::SeekFrom::Data(0)),
+        Errno::INVAL,
+    )?;
+    fails(
+        "SEEK_HOLE",
+        seek(rustix::fs::SeekFrom::Hole(0)),
+        Errno::INVAL,
+    )?;
     // The end is where the size says.
     space.set_size(2 * END)?;
     gives("the new end", seek(End(0)), 2 * END)?;
@@ -134,7 +188,11 @@ pub(crate) fn positions_are_sought_within_the_space() -> Result<()> {
     // Positions are not negative, in pread too.
     let low = rustix::io::pread(space.as_fd(), &mut [0u8; 8][..], u64::MAX);
     fails("a negative offset", low, Errno::INVAL)?;
-    fails("a negative offset", rustix::io::pwrite(space.as_fd(), &[0; 8], 1 << 63), Errno::INVAL)
+    fails(
+        "a negative offset",
+        rustix::io::pwrite(space.as_fd(), &[0; 8], 1 << 63),
+        Errno::INVAL,
+    )
 }
 
 pub(crate) fn read_and_write_move_the_position() -> Result<()> {
@@ -166,11 +224,22 @@ pub(crate) fn read_and_write_move_the_position() -> Result<()> {
 pub(crate) fn the_mode_of_the_file_is_kept() -> Result<()> {
     let function = pf()?;
     let read_only = open_with(&function, true, false, OFlags::empty())?;
-    fails("write to a file opened for reading", read_only.write_at(&[1], 0), Errno::BADF)?;
+    fails(
+        "write to a file opened for reading",
+        read_only.write_at(&[1], 0),
+        Errno::BADF,
+    )?;
     gives("read of it", read_only.read_at(&mut [1], 0), 0)?;
-    let write_only = Space::from_file(open_with(&function, false, true, OFlags::empty())?, "the node")?;
+    let write_only = Space::from_file(
+        open_with(&function, false, true, OFlags::empty())?,
+        "the node",
+    )?;
     write_only.set_size(PAGE as u64)?;
-    gives("write to a file opened for writing", write_only.write_at(&[1; 8], 4090), 6)?;
+    gives(
+        "write to a file opened for writing",
+        write_only.write_at(&[1; 8], 4090),
+        6,
+    )?;
     fails("read of it", write_only.read_at(&mut [1], 0), Errno::BADF)
 }
 
@@ -180,7 +249,12 @@ pub(crate) fn nowait_is_refused() -> Result<()> {
     let mut vector = [IoSliceMut::new(&mut buffer)];
     let read = rustix::io::preadv2(space.as_fd(), &mut vector, 0, ReadWriteFlags::NOWAIT);
     fails("preadv2 with RWF_NOWAIT", read, Errno::OPNOTSUPP)?;
-    let write = rustix::io::pwritev2(space.as_fd(), &[IoSlice::new(&[0; 8])], 0, ReadWriteFlags::NOWAIT);
+    let write = rustix::io::pwritev2(
+        space.as_fd(),
+        &[IoSlice::new(&[0; 8])],
+        0,
+        ReadWriteFlags::NOWAIT,
+    );
     fails("pwritev2 with RWF_NOWAIT", write, Errno::OPNOTSUPP)?;
     let read = rustix::io::preadv2(space.as_fd(), &mut vector, 8, ReadWriteFlags::empty());
     gives("preadv2 without flags", read, 8)?;
@@ -192,7 +266,9 @@ pub(crate) fn the_node_cannot_be_mapped() -> Result<()> {
     let file: File = space.as_fd().try_clone_to_owned()?.into();
     for flags in [MapFlags::SHARED, MapFlags::PRIVATE] {
         let mapping = Mapping::of(&file, PAGE, ProtFlags::READ, flags);
-        let error = mapping.err().and_then(|error| error.downcast::<Errno>().ok());
+        let error = mapping
+            .err()
+            .and_then(|error| error.downcast::<Errno>().ok());
         same("mmap", error, Some(Errno::NODEV))?;
     }
     Ok(())

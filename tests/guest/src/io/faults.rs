@@ -31,16 +31,37 @@ fn intact(space: &Space) -> Result<()> {
     let mut got = vec![0xee; PAGES * PAGE];
     space.read_exact_at(&mut got, 0)?;
     let (written, rest) = got.split_at(PAGES / 2 * PAGE);
-    model::equal("the written half", 0, written, &pattern(31, 1, 0, written.len()))?;
+    model::equal(
+        "the written half",
+        0,
+        written,
+        &pattern(31, 1, 0, written.len()),
+    )?;
     model::zeros("the other half", UNWRITTEN, rest)?;
     same("transfer errors", space.stats()?.transfer_errors, 0)
 }
 
 fn bad_both_ways(what: &str, space: &Space, area: Area) -> Result<()> {
-    fails(&format!("read to {what}"), area.pread(space, 0), Errno::FAULT)?;
-    fails(&format!("read of zeros to {what}"), area.pread(space, UNWRITTEN), Errno::FAULT)?;
-    fails(&format!("write from {what}"), area.pwrite(space, 0), Errno::FAULT)?;
-    fails(&format!("first write from {what}"), area.pwrite(space, UNWRITTEN), Errno::FAULT)
+    fails(
+        &format!("read to {what}"),
+        area.pread(space, 0),
+        Errno::FAULT,
+    )?;
+    fails(
+        &format!("read of zeros to {what}"),
+        area.pread(space, UNWRITTEN),
+        Errno::FAULT,
+    )?;
+    fails(
+        &format!("write from {what}"),
+        area.pwrite(space, 0),
+        Errno::FAULT,
+    )?;
+    fails(
+        &format!("first write from {what}"),
+        area.pwrite(space, UNWRITTEN),
+        Errno::FAULT,
+    )
 }
 
 pub(crate) fn a_buffer_that_is_nowhere_is_efault() -> Result<()> {
@@ -48,9 +69,21 @@ pub(crate) fn a_buffer_that_is_nowhere_is_efault() -> Result<()> {
     for bytes in [1, 100, PAGE, 3 * PAGE + 1] {
         bad_both_ways("null", &space, Area::nowhere(0, bytes))?;
         bad_both_ways("the first page", &space, Area::nowhere(1234, bytes))?;
-        bad_both_ways("the kernel", &space, Area::nowhere(0xffff_8880_0000_0000, bytes))?;
-        bad_both_ways("the end", &space, Area::nowhere(usize::MAX - 2 * PAGE, bytes))?;
-        bad_both_ways("no canonical address", &space, Area::nowhere(0x8000_0000_0000_1000, bytes))?;
+        bad_both_ways(
+            "the kernel",
+            &space,
+            Area::nowhere(0xffff_8880_0000_0000, bytes),
+        )?;
+        bad_both_ways(
+            "the end",
+            &space,
+            Area::nowhere(usize::MAX - 2 * PAGE, bytes),
+        )?;
+        bad_both_ways(
+            "no canonical address",
+            &space,
+            Area::nowhere(0x8000_0000_0000_1000, bytes),
+        )?;
     }
     let mapping = Mapping::anonymous(PAGE)?;
     let area = mapping.area(10, 100);
@@ -74,13 +107,21 @@ pub(crate) fn memory_that_may_only_be_read_is_no_place_to_read_to() -> Result<()
     mapping.fill(0, &data);
     mapping.protect(0..2 * PAGE, MprotectFlags::READ)?;
     fails("read to it", mapping.all().pread(&space, 0), Errno::FAULT)?;
-    fails("read of zeros to it", mapping.all().pread(&space, UNWRITTEN), Errno::FAULT)?;
+    fails(
+        "read of zeros to it",
+        mapping.all().pread(&space, UNWRITTEN),
+        Errno::FAULT,
+    )?;
     model::equal("it", 0, &mapping.copy(0..2 * PAGE), &data)?;
     gives("write from it", mapping.all().pwrite(&space, 0), 2 * PAGE)?;
     // A file opened for reading, mapped shared: its page cache must not change.
     let file = memory_file(PAGE as u64)?;
     let shared = Mapping::of(&file, PAGE, ProtFlags::READ, MapFlags::SHARED)?;
-    fails("read to a read-only mapping of a file", shared.all().pread(&space, 0), Errno::FAULT)?;
+    fails(
+        "read to a read-only mapping of a file",
+        shared.all().pread(&space, 0),
+        Errno::FAULT,
+    )?;
     model::zeros("the file", 0, &shared.copy(0..PAGE))?;
     intact(&space)
 }
@@ -96,11 +137,20 @@ pub(crate) fn a_buffer_that_ends_midway_gives_a_short_count() -> Result<()> {
         let what = format!("{valid} good bytes");
 
         gives(&format!("read to {what}"), area.pread(&space, 5), valid)?;
-        model::equal("what came", 5, &mapping.copy(start..good * PAGE), &pattern(31, 1, 5, valid))?;
+        model::equal(
+            "what came",
+            5,
+            &mapping.copy(start..good * PAGE),
+            &pattern(31, 1, 5, valid),
+        )?;
         let next = mapping.area(good * PAGE, 100);
         fails("the next read", next.pread(&space, 5), Errno::FAULT)?;
 
-        gives(&format!("read of zeros to {what}"), area.pread(&space, UNWRITTEN), valid)?;
+        gives(
+            &format!("read of zeros to {what}"),
+            area.pread(&space, UNWRITTEN),
+            valid,
+        )?;
         model::zeros("what came", UNWRITTEN, &mapping.copy(start..good * PAGE))?;
 
         // Behind the good bytes nothing may change.
@@ -109,16 +159,28 @@ pub(crate) fn a_buffer_that_ends_midway_gives_a_short_count() -> Result<()> {
         let mut got = vec![0; PAGES / 2 * PAGE];
         space.read_exact_at(&mut got, 0)?;
         let mut wanted = pattern(31, 1, 0, got.len());
-        wanted.get_mut(5..5 + valid).unwrap_or_default().copy_from_slice(&pattern(32, 1, 5, valid));
+        wanted
+            .get_mut(5..5 + valid)
+            .unwrap_or_default()
+            .copy_from_slice(&pattern(32, 1, 5, valid));
         model::equal("what was written", 0, &got, &wanted)?;
         fails("the next write", next.pwrite(&space, 5), Errno::FAULT)?;
         space.write_all_at(&pattern(31, 1, 0, got.len()), 0)?;
 
-        gives(&format!("first write from {what}"), area.pwrite(&space, UNWRITTEN + 5), valid)?;
+        gives(
+            &format!("first write from {what}"),
+            area.pwrite(&space, UNWRITTEN + 5),
+            valid,
+        )?;
         let mut got = vec![0; PAGES / 2 * PAGE];
         space.read_exact_at(&mut got, UNWRITTEN)?;
         let behind = got.split_off(5 + valid);
-        model::equal("what was written", 5, got.get(5..).unwrap_or_default(), &pattern(32, 1, 5, valid))?;
+        model::equal(
+            "what was written",
+            5,
+            got.get(5..).unwrap_or_default(),
+            &pattern(32, 1, 5, valid),
+        )?;
         model::zeros("behind it", 0, &behind)?;
         space.discard(UNWRITTEN..(PAGES * PAGE) as u64)?;
     }
@@ -131,26 +193,55 @@ pub(crate) fn what_comes_before_a_bad_part_of_a_vector_moves() -> Result<()> {
     let (good, bad) = (mapping.area(1000, 5000), Area::nowhere(64, 5000));
     for at in [7, UNWRITTEN + 7] {
         gives("readv", Area::preadv(&[good, bad, good], &space, at), 5000)?;
-        fails("readv", Area::preadv(&[bad, good], &space, at), Errno::FAULT)?;
+        fails(
+            "readv",
+            Area::preadv(&[bad, good], &space, at),
+            Errno::FAULT,
+        )?;
     }
     mapping.fill(1000, &pattern(31, 1, 7, 5000));
     gives("writev", Area::pwritev(&[good, bad, good], &space, 7), 5000)?;
-    fails("writev", Area::pwritev(&[bad, good], &space, 7), Errno::FAULT)?;
+    fails(
+        "writev",
+        Area::pwritev(&[bad, good], &space, 7),
+        Errno::FAULT,
+    )?;
     // A bad part that is empty is not bad.
     let empty = Area::nowhere(64, 0);
-    gives("readv", Area::preadv(&[empty, good, empty], &space, 7), 5000)?;
+    gives(
+        "readv",
+        Area::preadv(&[empty, good, empty], &space, 7),
+        5000,
+    )?;
     intact(&space)
 }
 
 pub(crate) fn a_file_that_became_shorter_is_efault() -> Result<()> {
     let space = half_written()?;
     let file = memory_file(4 * PAGE as u64)?;
-    let mapping = Mapping::of(&file, 4 * PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
-    gives("read to a file's pages", mapping.all().pread(&space, 0), 4 * PAGE)?;
+    let mapping = Mapping::of(
+        &file,
+        4 * PAGE,
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED,
+    )?;
+    gives(
+        "read to a file's pages",
+        mapping.all().pread(&space, 0),
+        4 * PAGE,
+    )?;
     file.set_len(2 * PAGE as u64)?;
     gives("read to fewer", mapping.all().pread(&space, 0), 2 * PAGE)?;
-    gives("write from fewer", mapping.all().pwrite(&space, 0), 2 * PAGE)?;
-    gives("read of zeros to fewer", mapping.all().pread(&space, UNWRITTEN), 2 * PAGE)?;
+    gives(
+        "write from fewer",
+        mapping.all().pwrite(&space, 0),
+        2 * PAGE,
+    )?;
+    gives(
+        "read of zeros to fewer",
+        mapping.all().pread(&space, UNWRITTEN),
+        2 * PAGE,
+    )?;
     file.set_len(0)?;
     ensure!(file.metadata()?.len() == 0);
     bad_both_ways("an empty file", &space, mapping.all())?;

@@ -34,8 +34,20 @@ pub(crate) fn sizes_beyond_reason_are_refused() -> Result<()> {
     let space = space(&pf()?, 4 * PAGE as u64)?;
     space.write_all_at(&[1; 8], 0)?;
     let before = space.info()?;
-    for bytes in [1 << 32, 1 << 40, 1 << 44, (1 << 44) + 4096, 1 << 62, 1 << 63, u64::MAX - 4095] {
-        fails(&format!("{bytes:#x} bytes"), raw::set_size(&space, bytes), Errno::NOSPC)?;
+    for bytes in [
+        1 << 32,
+        1 << 40,
+        1 << 44,
+        (1 << 44) + 4096,
+        1 << 62,
+        1 << 63,
+        u64::MAX - 4095,
+    ] {
+        fails(
+            &format!("{bytes:#x} bytes"),
+            raw::set_size(&space, bytes),
+            Errno::NOSPC,
+        )?;
         let after = space.info()?;
         same("the size", after.space_bytes, before.space_bytes)?;
         same("what is free", after.free_bytes, before.free_bytes)?;
@@ -51,13 +63,25 @@ pub(crate) fn a_space_takes_all_that_is_free_and_no_more() -> Result<()> {
         let space = Space::open(&function)?;
         let free = space.info()?.free_bytes;
         ensure!(free % PAGE as u64 == 0 && free > 0, "{free} bytes are free");
-        fails("a page more than is free", raw::set_size(&space, free + PAGE as u64), Errno::NOSPC)?;
+        fails(
+            "a page more than is free",
+            raw::set_size(&space, free + PAGE as u64),
+            Errno::NOSPC,
+        )?;
         same("what is free", space.info()?.free_bytes, free)?;
         space.set_size(free)?;
         same("what is free", space.info()?.free_bytes, 0)?;
-        fails("a page more", raw::set_size(&space, free + PAGE as u64), Errno::NOSPC)?;
+        fails(
+            "a page more",
+            raw::set_size(&space, free + PAGE as u64),
+            Errno::NOSPC,
+        )?;
         let other = Space::open(&function)?;
-        fails("a page for another", raw::set_size(&other, PAGE as u64), Errno::NOSPC)?;
+        fails(
+            "a page for another",
+            raw::set_size(&other, PAGE as u64),
+            Errno::NOSPC,
+        )?;
         space.set_size(free - PAGE as u64)?;
         same("what is free", space.info()?.free_bytes, PAGE as u64)?;
         gives("a page for another", raw::set_size(&other, PAGE as u64), ())?;
@@ -75,14 +99,25 @@ pub(crate) fn spaces_share_the_memory_of_their_function() -> Result<()> {
         let free = Space::open(&function)?.info()?.free_bytes;
         let elsewhere = Space::open(&other)?.info()?.free_bytes;
         let sizes = [free / 3, free / 5, PAGE as u64, 0].map(|b| b / PAGE as u64 * PAGE as u64);
-        let spaces = sizes.iter().map(|bytes| space(&function, *bytes)).collect::<Result<Vec<_>>>()?;
+        let spaces = sizes
+            .iter()
+            .map(|bytes| space(&function, *bytes))
+            .collect::<Result<Vec<_>>>()?;
         let taken: u64 = sizes.iter().sum();
         for space in &spaces {
             let info = space.info()?;
             same("what is free", info.free_bytes, free - taken)?;
-            fails("more than that", raw::set_size(space, info.space_bytes + free - taken + 4096), Errno::NOSPC)?;
+            fails(
+                "more than that",
+                raw::set_size(space, info.space_bytes + free - taken + 4096),
+                Errno::NOSPC,
+            )?;
         }
-        same("what is free elsewhere", Space::open(&other)?.info()?.free_bytes, elsewhere)
+        same(
+            "what is free elsewhere",
+            Space::open(&other)?.info()?.free_bytes,
+            elsewhere,
+        )
     })
 }
 
@@ -132,7 +167,11 @@ pub(crate) fn promised_room_is_kept() -> Result<()> {
             let mut at = 0;
             while at < bytes {
                 let piece = data.len().min(usize::try_from(bytes - at)?);
-                gives("a write within the size", space.write_at(data.get(..piece).unwrap_or_default(), at), piece)?;
+                gives(
+                    "a write within the size",
+                    space.write_at(data.get(..piece).unwrap_or_default(), at),
+                    piece,
+                )?;
                 at += piece as u64;
             }
         }
@@ -145,8 +184,19 @@ pub(crate) fn discard_refuses_what_is_no_part_of_the_space() -> Result<()> {
     let data = pattern(72, 1, 0, 8 * PAGE);
     space.write_all_at(&data, 0)?;
     let end = 8 * 4096;
-    for (offset, bytes) in [(1, 4096), (4095, 4096), (0, 1), (0, 4097), (2048, 2048), (end, 1)] {
-        fails(&format!("{bytes} bytes at {offset}"), raw::discard(&space, offset, bytes), Errno::INVAL)?;
+    for (offset, bytes) in [
+        (1, 4096),
+        (4095, 4096),
+        (0, 1),
+        (0, 4097),
+        (2048, 2048),
+        (end, 1),
+    ] {
+        fails(
+            &format!("{bytes} bytes at {offset}"),
+            raw::discard(&space, offset, bytes),
+            Errno::INVAL,
+        )?;
     }
     for (offset, bytes) in [
         (end, 4096),
@@ -158,11 +208,19 @@ pub(crate) fn discard_refuses_what_is_no_part_of_the_space() -> Result<()> {
         (4096, u64::MAX - 4095),
         (1 << 63, 1 << 63),
     ] {
-        fails(&format!("{bytes:#x} bytes at {offset:#x}"), raw::discard(&space, offset, bytes), Errno::RANGE)?;
+        fails(
+            &format!("{bytes:#x} bytes at {offset:#x}"),
+            raw::discard(&space, offset, bytes),
+            Errno::RANGE,
+        )?;
     }
     gives("nothing at the start", raw::discard(&space, 0, 0), ())?;
     gives("nothing at the end", raw::discard(&space, end, 0), ())?;
-    fails("nothing beyond the end", raw::discard(&space, end + 4096, 0), Errno::RANGE)?;
+    fails(
+        "nothing beyond the end",
+        raw::discard(&space, end + 4096, 0),
+        Errno::RANGE,
+    )?;
     let mut got = vec![0; 8 * PAGE];
     space.read_exact_at(&mut got, 0)?;
     model::equal("after all that", 0, &got, &data)
@@ -195,7 +253,11 @@ pub(crate) fn discarding_gives_zeros_and_keeps_the_size() -> Result<()> {
         space.discard(0..(pages * PAGE) as u64)?;
         let after = space.stats()?;
         same("pages", after.device_pages, 0)?;
-        same("scrubbed", after.scrubbed_bytes - before.scrubbed_bytes, before.device_pages * PAGE as u64)?;
+        same(
+            "scrubbed",
+            after.scrubbed_bytes - before.scrubbed_bytes,
+            before.device_pages * PAGE as u64,
+        )?;
         same("the size", bytes_of(&space)?, (pages * PAGE) as u64)
     })
 }

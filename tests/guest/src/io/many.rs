@@ -47,7 +47,11 @@ fn fill(function: &Function, space: &Space) -> Result<Model> {
 pub(crate) fn sixty_four_functions_move_data_at_once() -> Result<()> {
     let functions = functions()?;
     same("functions", functions.len(), 64)?;
-    same("PFs", functions.iter().filter(|f| f.role == Role::Pf).count(), 1)?;
+    same(
+        "PFs",
+        functions.iter().filter(|f| f.role == Role::Pf).count(),
+        1,
+    )?;
     let before: Vec<_> = functions.iter().map(given).collect::<Result<_>>()?;
     let start = Barrier::new(functions.len());
     thread::scope(|scope| {
@@ -79,7 +83,10 @@ pub(crate) fn sixty_four_functions_move_data_at_once() -> Result<()> {
         anyhow::Ok(())
     })?;
     let after: Vec<_> = functions.iter().map(given).collect::<Result<_>>()?;
-    ensure!(before == after, "not all came back: {before:?} before, {after:?} after");
+    ensure!(
+        before == after,
+        "not all came back: {before:?} before, {after:?} after"
+    );
     // A second time, by the next owners.
     for function in &functions {
         let space = crate::support::machine::space(function, PAGE as u64)?;

@@ -2,7 +2,11 @@
 
 //! poll and epoll.
 
-use std::{os::fd::AsFd, thread, time::{Duration, Instant}};
+use std::{
+    os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{anyhow, ensure, Result};
 use libvfetch::{Interest, Space};
@@ -26,7 +30,13 @@ const ALL: PollFlags = PollFlags::IN
 /// What poll says at once.
 fn now(space: &Space) -> Result<PollFlags> {
     let mut fds = [PollFd::new(space, ALL)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    poll(
+        &mut fds,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
     Ok(fds[0].revents())
 }
 
@@ -51,11 +61,16 @@ pub(crate) fn whoever_polls_learns_of_a_size() -> Result<()> {
             thread::sleep(Duration::from_millis(200));
             let start = Instant::now();
             space.set_size(PAGE as u64)?;
-            let found = waiter.join().map_err(|_| anyhow!("the waiter panicked"))??;
+            let found = waiter
+                .join()
+                .map_err(|_| anyhow!("the waiter panicked"))??;
             ensure!(found.readable || found.writable, "{interest:?}: {found:?}");
             // A poll that times out looks once more.
             let took = start.elapsed();
-            ensure!(took < Duration::from_secs(3), "{interest:?}: it slept on for {took:?}");
+            ensure!(
+                took < Duration::from_secs(3),
+                "{interest:?}: it slept on for {took:?}"
+            );
             anyhow::Ok(())
         })?;
         space.set_size(0)?;
@@ -70,13 +85,27 @@ pub(crate) fn an_edge_is_reported_once() -> Result<()> {
     epoll::add(&epoll, space.as_fd(), EventData::new_u64(7), flags)?;
     let wait = |ms: i64| -> Result<Vec<(u64, EventFlags)>> {
         let mut events = Vec::with_capacity(4);
-        let time = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&time))?;
-        Ok(events.iter().map(|event| (event.data.u64(), event.flags)).collect())
+        let time = Timespec {
+            tv_sec: ms / 1000,
+            tv_nsec: ms % 1000 * 1_000_000,
+        };
+        epoll::wait(
+            &epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&time),
+        )?;
+        Ok(events
+            .iter()
+            .map(|event| (event.data.u64(), event.flags))
+            .collect())
     };
     same("without a size", wait(50)?.len(), 0)?;
     space.set_size(PAGE as u64)?;
-    same("with a size", wait(1000)?, vec![(7, EventFlags::IN | EventFlags::OUT)])?;
+    same(
+        "with a size",
+        wait(1000)?,
+        vec![(7, EventFlags::IN | EventFlags::OUT)],
+    )?;
     same("a second time", wait(50)?.len(), 0)?;
     // Level-triggered it is ready whenever asked.
     epoll::modify(&epoll, space.as_fd(), EventData::new_u64(8), EventFlags::IN)?;

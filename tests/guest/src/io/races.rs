@@ -42,13 +42,18 @@ fn together(seconds: f64, jobs: Vec<Job<'_>>) -> Result<()> {
                         }
                         round += 1;
                     }
-                    ensure!(round > 0 || failed.load(Relaxed), "a job never got its turn");
+                    ensure!(
+                        round > 0 || failed.load(Relaxed),
+                        "a job never got its turn"
+                    );
                     Ok(())
                 })
             })
             .collect();
-        let results: Vec<_> =
-            threads.into_iter().map(|t| t.join().map_err(|_| anyhow!("a job panicked"))?).collect();
+        let results: Vec<_> = threads
+            .into_iter()
+            .map(|t| t.join().map_err(|_| anyhow!("a job panicked"))?)
+            .collect();
         results.into_iter().collect()
     })
 }
@@ -56,7 +61,11 @@ fn together(seconds: f64, jobs: Vec<Job<'_>>) -> Result<()> {
 /// Fails unless every byte is either zero or what `owner` writes there.
 fn zeros_or_pattern(offset: u64, got: &[u8], owner: u16) -> Result<()> {
     let wanted = pattern(owner, 1, offset, got.len());
-    let masked: Vec<u8> = got.iter().zip(&wanted).map(|(g, w)| if *g == 0 { 0 } else { *w }).collect();
+    let masked: Vec<u8> = got
+        .iter()
+        .zip(&wanted)
+        .map(|(g, w)| if *g == 0 { 0 } else { *w })
+        .collect();
     model::equal("neither zeros nor what was written", offset, got, &masked)
 }
 
@@ -93,7 +102,11 @@ pub(crate) fn sizes_change_under_reads_and_writes() -> Result<()> {
             let pages = model::random(round).random_range(0..=most as u64);
             shared.set_size(pages * PAGE as u64)?;
             let info = shared.info()?;
-            ensure!(info.space_bytes == pages * PAGE as u64, "the size is {}", info.space_bytes);
+            ensure!(
+                info.space_bytes == pages * PAGE as u64,
+                "the size is {}",
+                info.space_bytes
+            );
             // Now and then there is time for the others.
             if round % 4 == 0 {
                 thread::sleep(Duration::from_millis(5));
@@ -136,7 +149,9 @@ pub(crate) fn sizes_are_set_at_once_up_to_the_limit() -> Result<()> {
     leaves_nothing(&function, || {
         let free = Space::open(&function)?.info()?.free_bytes;
         let half = free / 2 / PAGE as u64 * PAGE as u64 + PAGE as u64;
-        let spaces: Vec<_> = (0..4).map(|_| Space::open(&function)).collect::<Result<_, _>>()?;
+        let spaces: Vec<_> = (0..4)
+            .map(|_| Space::open(&function))
+            .collect::<Result<_, _>>()?;
         let (granted, refused, held) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let jobs = spaces
             .iter()
@@ -145,7 +160,10 @@ pub(crate) fn sizes_are_set_at_once_up_to_the_limit() -> Result<()> {
                     // More than half: only one can have it at a time.
                     match raw::set_size(space, half) {
                         Ok(()) => {
-                            ensure!(held.fetch_add(1, Relaxed) == 0, "two spaces have more than half each");
+                            ensure!(
+                                held.fetch_add(1, Relaxed) == 0,
+                                "two spaces have more than half each"
+                            );
                             granted.fetch_add(1, Relaxed);
                             space.write_all_at(&[1], half - 1)?;
                             held.fetch_sub(1, Relaxed);
@@ -162,7 +180,10 @@ pub(crate) fn sizes_are_set_at_once_up_to_the_limit() -> Result<()> {
             .collect();
         together(1.5, jobs)?;
         ensure!(granted.load(Relaxed) > 0, "nobody was given it");
-        ensure!(refused.load(Relaxed) > 0, "nobody was refused it: the jobs did not meet");
+        ensure!(
+            refused.load(Relaxed) > 0,
+            "nobody was refused it: the jobs did not meet"
+        );
         Ok(())
     })
 }
@@ -193,7 +214,10 @@ pub(crate) fn buffers_lose_their_rights_under_transfers() -> Result<()> {
             let page = model::random(round).random_range(0..64) * PAGE;
             mapping.protect(page..page + PAGE, MprotectFlags::empty())?;
             thread::sleep(Duration::from_micros(500));
-            mapping.protect(page..page + PAGE, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            mapping.protect(
+                page..page + PAGE,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )?;
             thread::sleep(Duration::from_micros(500));
             Ok(())
         })];
@@ -212,11 +236,18 @@ pub(crate) fn buffers_lose_their_rights_under_transfers() -> Result<()> {
             model::equal("a good buffer", 0, &got, &pattern(93, 1, 0, bytes))
         }));
         together(2.0, jobs)?;
-        ensure!(short.load(Relaxed) > 0 && whole.load(Relaxed) > 0, "the jobs did not meet: {short:?}, {whole:?}");
+        ensure!(
+            short.load(Relaxed) > 0 && whole.load(Relaxed) > 0,
+            "the jobs did not meet: {short:?}, {whole:?}"
+        );
         Ok(())
     })?;
     let after = stats(&function)?;
-    ensure!(after.transfer_errors == 0, "{} transfers failed", after.transfer_errors);
+    ensure!(
+        after.transfer_errors == 0,
+        "{} transfers failed",
+        after.transfer_errors
+    );
     Ok(())
 }
 
@@ -227,7 +258,12 @@ pub(crate) fn files_that_shrink_under_transfers_hold_up_nobody() -> Result<()> {
         let shared = space(&function, bytes as u64)?;
         shared.write_all_at(&pattern(94, 1, 0, bytes), 0)?;
         let file = memory_file(bytes as u64)?;
-        let mapping = Mapping::of(&file, bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
+        let mapping = Mapping::of(
+            &file,
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+        )?;
         let other = space(&function, bytes as u64)?;
         let slowest = AtomicU64::new(0);
         let jobs: Vec<Job<'_>> = vec![
@@ -238,22 +274,36 @@ pub(crate) fn files_that_shrink_under_transfers_hold_up_nobody() -> Result<()> {
                 Ok(())
             }),
             Box::new(|_| tolerated("pread", mapping.all().pread(&shared, 0)).map(|_| ())),
-            Box::new(|_| tolerated("pwrite", mapping.area(0, 20 * PAGE).pwrite(&other, 0)).map(|_| ())),
+            Box::new(|_| {
+                tolerated("pwrite", mapping.area(0, 20 * PAGE).pwrite(&other, 0)).map(|_| ())
+            }),
             Box::new(|_| {
                 let start = Instant::now();
                 let mut got = vec![0; PAGE];
                 shared.read_exact_at(&mut got, 5 * PAGE as u64)?;
                 slowest.fetch_max(start.elapsed().as_millis().try_into()?, Relaxed);
-                model::equal("a good buffer", 5 * PAGE as u64, &got, &pattern(94, 1, 5 * PAGE as u64, PAGE))
+                model::equal(
+                    "a good buffer",
+                    5 * PAGE as u64,
+                    &got,
+                    &pattern(94, 1, 5 * PAGE as u64, PAGE),
+                )
             }),
         ];
         together(2.0, jobs)?;
         // A wedge would be a time-out of the driver's, 2 s.
         let slowest = slowest.load(Relaxed);
-        ensure!(slowest < 1500 * u64::from(limit::factor()), "a read of a page took {slowest} ms");
+        ensure!(
+            slowest < 1500 * u64::from(limit::factor()),
+            "a read of a page took {slowest} ms"
+        );
         Ok(())
     })?;
     let after = stats(&function)?;
-    ensure!(after.transfer_errors == 0, "{} transfers failed", after.transfer_errors);
+    ensure!(
+        after.transfer_errors == 0,
+        "{} transfers failed",
+        after.transfer_errors
+    );
     Ok(())
 }

@@ -32,7 +32,8 @@ pub(crate) fn a_duplicate_is_the_same_space() -> Result<()> {
     leaves_nothing(&function, || {
         let mut space = space(&function, 4 * PAGE as u64)?;
         let opens = stats(&function)?.spaces;
-        let mut same_space = Space::from_file(space.as_fd().try_clone_to_owned()?.into(), "a duplicate")?;
+        let mut same_space =
+            Space::from_file(space.as_fd().try_clone_to_owned()?.into(), "a duplicate")?;
         same("spaces", stats(&function)?.spaces, opens)?;
         let data = pattern(61, 1, 0, 5000);
         space.write_all_at(&data, 7)?;
@@ -56,8 +57,7 @@ pub(crate) fn a_forked_child_shares_the_space_and_its_position() -> Result<()> {
             let check = || -> Result<()> {
                 holds("ours in the child", &space, 0, &ours)?;
                 (&space).write_all(&theirs)?;
-                space.set_size(5 * PAGE as u64)
-                    .map_err(Into::into)
+                space.set_size(5 * PAGE as u64).map_err(Into::into)
             };
             u8::from(check().is_err())
         })?;
@@ -90,7 +90,10 @@ pub(crate) fn opening_by_proc_is_another_space() -> Result<()> {
         let a = space(&function, 4 * PAGE as u64)?;
         a.write_all_at(&pattern(66, 1, 0, PAGE), 0)?;
         let path = format!("/proc/self/fd/{}", a.as_fd().as_raw_fd());
-        let b = Space::from_file(OpenOptions::new().read(true).write(true).open(path)?, "by /proc")?;
+        let b = Space::from_file(
+            OpenOptions::new().read(true).write(true).open(path)?,
+            "by /proc",
+        )?;
         same("its size", b.info()?.space_bytes, 0)?;
         gives("read", b.read_at(&mut [0; 8], 0), 0)
     })
@@ -111,7 +114,11 @@ pub(crate) fn a_space_lives_until_its_last_file_is_closed() -> Result<()> {
         0
     })?;
     drop(duplicate);
-    same("pages while a child has it open", given(&function)?.device_pages, before.device_pages + 16)?;
+    same(
+        "pages while a child has it open",
+        given(&function)?.device_pages,
+        before.device_pages + 16,
+    )?;
     child.signal(Signal::KILL)?;
     child.wait(10)?;
     same("after the last close", given(&function)?, before)
@@ -138,12 +145,19 @@ pub(crate) fn killed_processes_leave_nothing() -> Result<()> {
                 u8::from(run().is_err())
             })?);
         }
-        limit::until(20, "six busy children", || Ok(given(&function)?.spaces >= 6))?;
+        limit::until(
+            20,
+            "six busy children",
+            || Ok(given(&function)?.spaces >= 6),
+        )?;
         std::thread::sleep(Duration::from_millis(300));
         for mut child in children {
             child.signal(Signal::KILL)?;
             let status = child.wait(10)?;
-            ensure!(status.terminating_signal() == Some(Signal::KILL.as_raw()), "it ended with {status:?}");
+            ensure!(
+                status.terminating_signal() == Some(Signal::KILL.as_raw()),
+                "it ended with {status:?}"
+            );
         }
         Ok(())
     })?;

@@ -39,7 +39,10 @@ impl Crowd {
     /// Transfers of `bytes` take a thousandth of a millisecond a byte, each slot in turn.
     fn new(function: &Function, threads: usize, bytes: usize) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut crowd = Self { stop: stop.clone(), threads: Vec::new() };
+        let mut crowd = Self {
+            stop: stop.clone(),
+            threads: Vec::new(),
+        };
         for _ in 0..threads {
             let (space, stop) = (space(function, 32 * PAGE as u64)?, stop.clone());
             crowd.threads.push(thread::spawn(move || {
@@ -50,14 +53,18 @@ impl Crowd {
                 Ok(())
             }));
         }
-        limit::until(10, "all slots to be busy", || Ok(stats(function)?.in_flight == SLOTS))?;
+        limit::until(10, "all slots to be busy", || {
+            Ok(stats(function)?.in_flight == SLOTS)
+        })?;
         Ok(crowd)
     }
 
     fn leave(mut self) -> Result<()> {
         self.stop.store(true, Relaxed);
         let threads = std::mem::take(&mut self.threads);
-        threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow!("the crowd panicked"))?)
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().map_err(|_| anyhow!("the crowd panicked"))?)
     }
 }
 
@@ -104,13 +111,19 @@ pub(crate) fn a_nonblocking_file_gets_eagain_when_no_slot_is_free() -> Result<()
         for writing in [false, true] {
             within_tries("EAGAIN", 10, || {
                 let start = Instant::now();
-                let result =
-                    if writing { space.write_at(&buffer, 8 * PAGE as u64) } else { space.read_at(&mut buffer, 0) };
+                let result = if writing {
+                    space.write_at(&buffer, 8 * PAGE as u64)
+                } else {
+                    space.read_at(&mut buffer, 0)
+                };
                 match result {
                     Ok(moved) => same("a slot was free", moved, PAGE).map(|()| false),
                     Err(Error::WouldBlock { .. }) => {
                         let took = start.elapsed().as_millis();
-                        ensure!(took < 100 * u128::from(limit::factor()), "EAGAIN took {took} ms");
+                        ensure!(
+                            took < 100 * u128::from(limit::factor()),
+                            "EAGAIN took {took} ms"
+                        );
                         Ok(true)
                     }
                     Err(error) => Err(error.into()),
@@ -120,7 +133,10 @@ pub(crate) fn a_nonblocking_file_gets_eagain_when_no_slot_is_free() -> Result<()
         // Zeros need no slot.
         let start = Instant::now();
         same("zeros", space.read_at(&mut buffer, 20 * PAGE as u64)?, PAGE)?;
-        ensure!(start.elapsed() < Duration::from_millis(100) * limit::factor(), "zeros waited for a slot");
+        ensure!(
+            start.elapsed() < Duration::from_millis(100) * limit::factor(),
+            "zeros waited for a slot"
+        );
         crowd.leave()?;
         same("afterwards", space.read_at(&mut buffer, 0)?, PAGE)?;
         model::equal("afterwards", 0, &buffer, &pattern(111, 1, 0, PAGE))
@@ -133,17 +149,28 @@ pub(crate) fn poll_tells_when_a_slot_is_free() -> Result<()> {
         let space = Options::new().nonblocking(true).open(&function)?;
         space.set_size(PAGE as u64)?;
         let ready = |interest| space.wait(interest, Some(Duration::ZERO));
-        ensure!(ready(Interest::Writable)?.writable, "not writable with all slots free");
+        ensure!(
+            ready(Interest::Writable)?.writable,
+            "not writable with all slots free"
+        );
         let crowd = Crowd::new(&function, 10, 32 * PAGE)?;
-        within_tries("no POLLOUT", 10, || Ok(!ready(Interest::Writable)?.writable))?;
-        ensure!(ready(Interest::Readable)?.readable, "readable does not depend on slots");
+        within_tries(
+            "no POLLOUT",
+            10,
+            || Ok(!ready(Interest::Writable)?.writable),
+        )?;
+        ensure!(
+            ready(Interest::Readable)?.readable,
+            "readable does not depend on slots"
+        );
         thread::scope(|scope| {
             let poller = scope.spawn(|| -> Result<()> {
                 // EAGAIN and poll, as programs do.
                 loop {
                     match space.write_at(&[5; 100], 0) {
                         Err(Error::WouldBlock { .. }) => {
-                            let found = space.wait(Interest::Writable, Some(Duration::from_secs(20)))?;
+                            let found =
+                                space.wait(Interest::Writable, Some(Duration::from_secs(20)))?;
                             ensure!(found.writable, "poll ended with {found:?}");
                         }
                         other => return same("the write", other?, 100),
@@ -163,7 +190,8 @@ pub(crate) fn a_signal_ends_the_wait_for_a_slot() -> Result<()> {
         let shared = Arc::new(space(&function, 512 * PAGE as u64)?);
         let crowd = Crowd::new(&function, 10, 8 * PAGE)?;
         // Nothing moved yet: EINTR. Something moved: a short count.
-        for (bytes, after_ms, wanted) in [(PAGE, 40, "EINTR"), (256 * PAGE, 1000, "a short count")] {
+        for (bytes, after_ms, wanted) in [(PAGE, 40, "EINTR"), (256 * PAGE, 1000, "a short count")]
+        {
             within_tries(wanted, 8, || {
                 let writer = {
                     let shared = shared.clone();
@@ -203,19 +231,30 @@ pub(crate) fn a_kill_ends_a_large_transfer() -> Result<()> {
             }
             let mut child = process::fork(|| {
                 let mut data = vec![1; bytes];
-                let moved =
-                    if writing { shared.write_at(&data, 0) } else { shared.read_at(&mut data, 0) };
+                let moved = if writing {
+                    shared.write_at(&data, 0)
+                } else {
+                    shared.read_at(&mut data, 0)
+                };
                 u8::from(moved.is_err())
             })?;
-            limit::until(10, "the child to transfer", || Ok(stats(&function)?.in_flight > 0))?;
+            limit::until(10, "the child to transfer", || {
+                Ok(stats(&function)?.in_flight > 0)
+            })?;
             thread::sleep(Duration::from_millis(200));
             child.signal(Signal::KILL)?;
             let start = Instant::now();
             let status = child.wait(30)?;
-            ensure!(status.terminating_signal() == Some(Signal::KILL.as_raw()), "it ended with {status:?}");
+            ensure!(
+                status.terminating_signal() == Some(Signal::KILL.as_raw()),
+                "it ended with {status:?}"
+            );
             // 4 transfers of 131 ms, where the whole would take many seconds.
             let took = start.elapsed().as_millis();
-            ensure!(took < 1500 * u128::from(limit::factor()), "it took {took} ms to die");
+            ensure!(
+                took < 1500 * u128::from(limit::factor()),
+                "it took {took} ms to die"
+            );
         }
         Ok(())
     })
@@ -244,11 +283,16 @@ pub(crate) fn many_threads_share_few_slots() -> Result<()> {
                     })
                 })
                 .collect();
-            threads.into_iter().try_for_each(|t| t.join().map_err(|_| anyhow!("a thread panicked"))?)
+            threads
+                .into_iter()
+                .try_for_each(|t| t.join().map_err(|_| anyhow!("a thread panicked"))?)
         })
     })?;
     let after = stats(&function)?;
-    ensure!(after.slot_waits > before.slot_waits, "nobody waited for a slot");
+    ensure!(
+        after.slot_waits > before.slot_waits,
+        "nobody waited for a slot"
+    );
     same("time-outs", after.timeouts, 0)
 }
 
@@ -263,7 +307,14 @@ fn through_io_uring(space: &Space, eagain: bool) -> Result<()> {
     let crowd = Crowd::new(&function, 6, 2 * PAGE)?;
     let requests = |writing| {
         let buffers = &buffers;
-        (0..16).map(move |n| uring::request(space, writing, buffers.area(n * PAGE, PAGE), (n * PAGE) as u64))
+        (0..16).map(move |n| {
+            uring::request(
+                space,
+                writing,
+                buffers.area(n * PAGE, PAGE),
+                (n * PAGE) as u64,
+            )
+        })
     };
     let data = pattern(112, 1, 0, bytes);
     buffers.fill(0, &data);
@@ -275,12 +326,20 @@ fn through_io_uring(space: &Space, eagain: bool) -> Result<()> {
     crowd.leave()?;
     // All or nothing: never a part, and never 0, which would be the end of the space.
     let good = |result: &i32| *result == 4096 || eagain && *result == -libc::EAGAIN;
-    ensure!(written.iter().chain(&read).all(good), "the results: {written:?} and {read:?}");
+    ensure!(
+        written.iter().chain(&read).all(good),
+        "the results: {written:?} and {read:?}"
+    );
     for (n, (written, read)) in written.iter().zip(&read).enumerate() {
         if (*written, *read) == (4096, 4096) {
             let page = n * PAGE..(n + 1) * PAGE;
             let wanted = data.get(page.clone()).unwrap_or_default();
-            model::equal("what it read", page.start as u64, &buffers.copy(page), wanted)?;
+            model::equal(
+                "what it read",
+                page.start as u64,
+                &buffers.copy(page),
+                wanted,
+            )?;
         }
     }
     Ok(())
@@ -288,7 +347,9 @@ fn through_io_uring(space: &Space, eagain: bool) -> Result<()> {
 
 pub(crate) fn io_uring_gets_all_its_data_without_slots() -> Result<()> {
     let function = vf(1)?;
-    leaves_nothing(&function, || through_io_uring(&Space::open(&function)?, false))
+    leaves_nothing(&function, || {
+        through_io_uring(&Space::open(&function)?, false)
+    })
 }
 
 pub(crate) fn io_uring_gets_all_its_data_or_eagain_on_a_nonblocking_file() -> Result<()> {
@@ -313,7 +374,12 @@ pub(crate) fn io_uring_waits_for_slots_elsewhere() -> Result<()> {
             ring.submit()?;
             let took = start.elapsed();
             same("its result", uring::finish(&mut ring, 1)?, vec![4096])?;
-            model::equal("what it read", 0, &buffer.copy(0..PAGE), &pattern(113, 1, 0, PAGE))?;
+            model::equal(
+                "what it read",
+                0,
+                &buffer.copy(0..PAGE),
+                &pattern(113, 1, 0, PAGE),
+            )?;
             Ok(took < Duration::from_millis(60) * limit::factor())
         })?;
         crowd.leave()
@@ -336,6 +402,9 @@ pub(crate) fn a_full_queue_holds_up_no_other_function() -> Result<()> {
     }
     crowd.leave()?;
     // Two transfers of 4 ms, each at half the link; behind the other's four they would take half a second.
-    ensure!(slowest < Duration::from_millis(250) * limit::factor(), "writing and reading a page took {slowest:?}");
+    ensure!(
+        slowest < Duration::from_millis(250) * limit::factor(),
+        "writing and reading a page took {slowest:?}"
+    );
     Ok(())
 }

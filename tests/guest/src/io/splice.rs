@@ -32,7 +32,14 @@ fn splice_all(
 ) -> Result<()> {
     let mut left = bytes;
     while left > 0 {
-        let moved = splice(&from, from_at.as_mut(), &to, to_at.as_mut(), left, SpliceFlags::empty())?;
+        let moved = splice(
+            &from,
+            from_at.as_mut(),
+            &to,
+            to_at.as_mut(),
+            left,
+            SpliceFlags::empty(),
+        )?;
         ensure!(moved > 0, "splice stops with {left} of {bytes} bytes to go");
         left -= moved;
     }
@@ -44,7 +51,10 @@ fn room() -> u64 {
 }
 
 pub(crate) fn a_space_goes_through_a_pipe_to_another() -> Result<()> {
-    let (from, to) = (space(&pf()?, room() + PAGE as u64)?, space(&vf(1)?, room() + PAGE as u64)?);
+    let (from, to) = (
+        space(&pf()?, room() + PAGE as u64)?,
+        space(&vf(1)?, room() + PAGE as u64)?,
+    );
     from.write_all_at(&pattern(51, 1, 3, BYTES), 3)?;
     let (out, into): (OwnedFd, OwnedFd) = pipe()?;
     thread::scope(|scope| {
@@ -94,12 +104,23 @@ pub(crate) fn sendfile_fills_and_empties_a_space() -> Result<()> {
 }
 
 pub(crate) fn a_pipe_is_teed_to_two_spaces() -> Result<()> {
-    let (a, b) = (space(&pf()?, 16 * PAGE as u64)?, space(&vf(1)?, 16 * PAGE as u64)?);
+    let (a, b) = (
+        space(&pf()?, 16 * PAGE as u64)?,
+        space(&vf(1)?, 16 * PAGE as u64)?,
+    );
     let data = pattern(53, 1, 0, 10 * PAGE);
     let (first_out, first_in): (OwnedFd, OwnedFd) = pipe()?;
     let (second_out, second_in): (OwnedFd, OwnedFd) = pipe()?;
-    gives("write to a pipe", rustix::io::write(&first_in, &data), data.len())?;
-    gives("tee", tee(&first_out, &second_in, data.len(), SpliceFlags::empty()), data.len())?;
+    gives(
+        "write to a pipe",
+        rustix::io::write(&first_in, &data),
+        data.len(),
+    )?;
+    gives(
+        "tee",
+        tee(&first_out, &second_in, data.len(), SpliceFlags::empty()),
+        data.len(),
+    )?;
     splice_all(&first_out, None, &a, Some(0), data.len())?;
     splice_all(&second_out, None, &b, Some(0), data.len())?;
     for space in [&a, &b] {
@@ -116,11 +137,20 @@ pub(crate) fn pages_of_a_program_are_spliced() -> Result<()> {
     let data = pattern(54, 1, 0, 8 * PAGE);
     mapping.fill(0, &data);
     let (out, into): (OwnedFd, OwnedFd) = pipe()?;
-    gives("vmsplice", mapping.area(5, 7 * PAGE).vmsplice(&into), 7 * PAGE)?;
+    gives(
+        "vmsplice",
+        mapping.area(5, 7 * PAGE).vmsplice(&into),
+        7 * PAGE,
+    )?;
     splice_all(&out, None, &space, Some(9), 7 * PAGE)?;
     let mut got = vec![0; 7 * PAGE];
     space.read_exact_at(&mut got, 9)?;
-    model::equal("spliced pages", 9, &got, data.get(5..5 + 7 * PAGE).unwrap_or_default())
+    model::equal(
+        "spliced pages",
+        9,
+        &got,
+        data.get(5..5 + 7 * PAGE).unwrap_or_default(),
+    )
 }
 
 pub(crate) fn splice_stops_at_the_end() -> Result<()> {
@@ -128,14 +158,34 @@ pub(crate) fn splice_stops_at_the_end() -> Result<()> {
     let end = 2 * PAGE as u64;
     let (out, into): (OwnedFd, OwnedFd) = pipe()?;
     let none = SpliceFlags::empty();
-    gives("splice at the end", splice(&space, Some(&mut { end }), &into, None, 100, none), 0)?;
-    gives("splice across the end", splice(&space, Some(&mut (end - 10)), &into, None, 100, none), 10)?;
-    gives("splice to the last bytes", splice(&out, None, &space, Some(&mut (end - 4)), 10, none), 4)?;
-    fails("splice to beyond the end", splice(&out, None, &space, Some(&mut { end }), 6, none), Errno::NOSPC)?;
+    gives(
+        "splice at the end",
+        splice(&space, Some(&mut { end }), &into, None, 100, none),
+        0,
+    )?;
+    gives(
+        "splice across the end",
+        splice(&space, Some(&mut (end - 10)), &into, None, 100, none),
+        10,
+    )?;
+    gives(
+        "splice to the last bytes",
+        splice(&out, None, &space, Some(&mut (end - 4)), 10, none),
+        4,
+    )?;
+    fails(
+        "splice to beyond the end",
+        splice(&out, None, &space, Some(&mut { end }), 6, none),
+        Errno::NOSPC,
+    )?;
     // The position moves only by what moved.
     let mut at = end - 10;
     splice(&space, Some(&mut at), &into, None, 100, none)?;
     same("the position", at, end)?;
     let file = memory_file(PAGE as u64)?;
-    gives("sendfile at the end", rustix::fs::sendfile(&file, &space, Some(&mut { end }), 100), 0)
+    gives(
+        "sendfile at the end",
+        rustix::fs::sendfile(&file, &space, Some(&mut { end }), 100),
+        0,
+    )
 }

@@ -29,9 +29,13 @@ pub(crate) fn request(space: &Space, write: bool, area: Area, offset: u64) -> En
     let fd = Fd(space.as_fd().as_raw_fd());
     let bytes = area.bytes().try_into().unwrap_or(u32::MAX);
     if write {
-        opcode::Write::new(fd, area.address(), bytes).offset(offset).build()
+        opcode::Write::new(fd, area.address(), bytes)
+            .offset(offset)
+            .build()
     } else {
-        opcode::Read::new(fd, area.address(), bytes).offset(offset).build()
+        opcode::Read::new(fd, area.address(), bytes)
+            .offset(offset)
+            .build()
     }
 }
 
@@ -40,7 +44,11 @@ pub(crate) fn push(ring: &mut IoUring, requests: impl IntoIterator<Item = Entry>
     for (number, request) in (0..).zip(requests) {
         // SAFETY: Buffers are areas of mappings: nothing refers to them, and what the kernel writes there
         // disturbs nobody. The tests keep the mappings until the requests have ended.
-        unsafe { ring.submission().push(&request.user_data(number)).context("the ring is full")? };
+        unsafe {
+            ring.submission()
+                .push(&request.user_data(number))
+                .context("the ring is full")?
+        };
     }
     Ok(())
 }
@@ -50,7 +58,9 @@ pub(crate) fn finish(ring: &mut IoUring, count: usize) -> Result<Vec<i32>> {
     ring.submit_and_wait(count)?;
     let mut results = vec![i32::MIN; count];
     for entry in ring.completion() {
-        let place = results.get_mut(usize::try_from(entry.user_data())?).context("an unknown request")?;
+        let place = results
+            .get_mut(usize::try_from(entry.user_data())?)
+            .context("an unknown request")?;
         *place = entry.result();
     }
     Ok(results)
@@ -71,7 +81,13 @@ pub(crate) fn many_requests_in_flight_move_their_data() -> Result<()> {
             let requests = |writing: bool| {
                 let (space, buffers) = (&space, &buffers);
                 (0..DEPTH).map(move |n| {
-                    request(space, writing, buffers.area(n * slot, slot), (n * slot) as u64).flags(flags)
+                    request(
+                        space,
+                        writing,
+                        buffers.area(n * slot, slot),
+                        (n * slot) as u64,
+                    )
+                    .flags(flags)
                 })
             };
             push(&mut ring, requests(true))?;
@@ -109,36 +125,92 @@ pub(crate) fn vectors_and_registered_buffers_work() -> Result<()> {
     buffers.fill(0, &data);
     let mut ring = IoUring::new(8)?;
     let fd = Fd(space.as_fd().as_raw_fd());
-    let vector = |part: (usize, usize)| libc::iovec { iov_base: buffers.area(part.0, part.1).address().cast(), iov_len: part.1 };
-    let parts = [vector((0, 1)), vector((1, 5000)), vector((5001, 0)), vector((5001, 32 * PAGE - 5001))];
-    push(&mut ring, [opcode::Writev::new(fd, parts.as_ptr(), 4).offset(7).build()])?;
+    let vector = |part: (usize, usize)| libc::iovec {
+        iov_base: buffers.area(part.0, part.1).address().cast(),
+        iov_len: part.1,
+    };
+    let parts = [
+        vector((0, 1)),
+        vector((1, 5000)),
+        vector((5001, 0)),
+        vector((5001, 32 * PAGE - 5001)),
+    ];
+    push(
+        &mut ring,
+        [opcode::Writev::new(fd, parts.as_ptr(), 4).offset(7).build()],
+    )?;
     let whole = i32::try_from(32 * PAGE)?;
     same("writev", finish(&mut ring, 1)?, vec![whole])?;
     buffers.fill(0, &vec![0xee; 32 * PAGE]);
-    push(&mut ring, [opcode::Readv::new(fd, parts.as_ptr(), 4).offset(7).build()])?;
+    push(
+        &mut ring,
+        [opcode::Readv::new(fd, parts.as_ptr(), 4).offset(7).build()],
+    )?;
     same("readv", finish(&mut ring, 1)?, vec![whole])?;
     model::equal("readv", 7, &buffers.copy(0..32 * PAGE), &data)?;
 
     // Buffers that the kernel has pinned beforehand: no user memory by then, but pages.
     // SAFETY: The mapping stays until the ring is dropped below.
-    unsafe { ring.submitter().register_buffers(&[vector((0, 32 * PAGE))])? };
+    unsafe {
+        ring.submitter()
+            .register_buffers(&[vector((0, 32 * PAGE))])?
+    };
     let data = pattern(102, 2, 0, 20 * PAGE);
     buffers.fill(777, &data);
     let length = u32::try_from(20 * PAGE)?;
     let moved = vec![i32::try_from(20 * PAGE)?];
     let at = buffers.area(777, 20 * PAGE).address();
-    push(&mut ring, [opcode::WriteFixed::new(fd, at, length, 0).offset(1001).build()])?;
-    same("a registered buffer written", finish(&mut ring, 1)?, moved.clone())?;
+    push(
+        &mut ring,
+        [opcode::WriteFixed::new(fd, at, length, 0)
+            .offset(1001)
+            .build()],
+    )?;
+    same(
+        "a registered buffer written",
+        finish(&mut ring, 1)?,
+        moved.clone(),
+    )?;
     buffers.fill(0, &vec![0xee; 32 * PAGE]);
-    push(&mut ring, [opcode::ReadFixed::new(fd, at, length, 0).offset(1001).build()])?;
-    same("a registered buffer read", finish(&mut ring, 1)?, moved.clone())?;
-    model::equal("a registered buffer", 0, &buffers.copy(777..777 + 20 * PAGE), &data)?;
+    push(
+        &mut ring,
+        [opcode::ReadFixed::new(fd, at, length, 0)
+            .offset(1001)
+            .build()],
+    )?;
+    same(
+        "a registered buffer read",
+        finish(&mut ring, 1)?,
+        moved.clone(),
+    )?;
+    model::equal(
+        "a registered buffer",
+        0,
+        &buffers.copy(777..777 + 20 * PAGE),
+        &data,
+    )?;
     // Zeros come to it by another way. The space's last 10 pages were never written.
-    push(&mut ring, [opcode::ReadFixed::new(fd, at, 5000, 0).offset(54 * PAGE as u64 + 5).build()])?;
-    same("zeros to a registered buffer", finish(&mut ring, 1)?, vec![5000])?;
+    push(
+        &mut ring,
+        [opcode::ReadFixed::new(fd, at, 5000, 0)
+            .offset(54 * PAGE as u64 + 5)
+            .build()],
+    )?;
+    same(
+        "zeros to a registered buffer",
+        finish(&mut ring, 1)?,
+        vec![5000],
+    )?;
     model::zeros("zeros", 0, &buffers.copy(777..5777))?;
-    let beside = [buffers.copy(0..777), buffers.copy(777 + 20 * PAGE..32 * PAGE)].concat();
-    ensure!(beside.iter().all(|byte| *byte == 0xee), "it wrote beside the buffer");
+    let beside = [
+        buffers.copy(0..777),
+        buffers.copy(777 + 20 * PAGE..32 * PAGE),
+    ]
+    .concat();
+    ensure!(
+        beside.iter().all(|byte| *byte == 0xee),
+        "it wrote beside the buffer"
+    );
     drop(ring);
     Ok(())
 }
@@ -151,9 +223,20 @@ pub(crate) fn a_nonblocking_file_works() -> Result<()> {
     buffers.fill(0, &data);
     let mut ring = IoUring::new(16)?;
     for writing in [true, false] {
-        let requests = (0..16).map(|n| request(&space, writing, buffers.area(n * PAGE, PAGE), (n * PAGE) as u64 + 3));
+        let requests = (0..16).map(|n| {
+            request(
+                &space,
+                writing,
+                buffers.area(n * PAGE, PAGE),
+                (n * PAGE) as u64 + 3,
+            )
+        });
         push(&mut ring, requests)?;
-        same("results", finish(&mut ring, 16)?, vec![i32::try_from(PAGE)?; 16])?;
+        same(
+            "results",
+            finish(&mut ring, 16)?,
+            vec![i32::try_from(PAGE)?; 16],
+        )?;
         if writing {
             buffers.fill(0, &vec![0xee; 16 * PAGE]);
         }

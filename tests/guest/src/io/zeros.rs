@@ -105,7 +105,9 @@ pub(crate) fn what_a_killed_process_wrote_is_not_seen_again() -> Result<()> {
         let free = Space::open(&function)?.info()?.free_bytes;
         for _ in 0..3 {
             let mut child = process::fork(|| {
-                let Ok(space) = space(&function, free) else { return 1 };
+                let Ok(space) = space(&function, free) else {
+                    return 1;
+                };
                 // Until it is killed.
                 while fill(&space, 14, free).is_ok() {}
                 2
@@ -115,9 +117,14 @@ pub(crate) fn what_a_killed_process_wrote_is_not_seen_again() -> Result<()> {
             })?;
             child.signal(Signal::KILL)?;
             let status = child.wait(20)?;
-            ensure!(status.terminating_signal() == Some(Signal::KILL.as_raw()), "it ended with {status:?}");
+            ensure!(
+                status.terminating_signal() == Some(Signal::KILL.as_raw()),
+                "it ended with {status:?}"
+            );
         }
-        limit::until(5, "its memory", || Ok(Space::open(&function)?.info()?.free_bytes == free))?;
+        limit::until(5, "its memory", || {
+            Ok(Space::open(&function)?.info()?.free_bytes == free)
+        })?;
         let space = space(&function, free)?;
         is_clean("memory of killed processes", &space, 0, free)
     })

@@ -42,7 +42,12 @@ impl Mapping {
     }
 
     /// A file's beginning.
-    pub(crate) fn of(file: impl AsFd, bytes: usize, rights: ProtFlags, flags: MapFlags) -> Result<Self> {
+    pub(crate) fn of(
+        file: impl AsFd,
+        bytes: usize,
+        rights: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self> {
         // SAFETY: As in `with`.
         let address = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, rights, flags, file, 0)? };
         Ok(Self { address, bytes })
@@ -86,7 +91,10 @@ impl Mapping {
 
     /// A part of it as a buffer for calls; may go beyond its end.
     pub(crate) fn area(&self, offset: usize, bytes: usize) -> Area {
-        Area { address: self.at(offset), bytes }
+        Area {
+            address: self.at(offset),
+            bytes,
+        }
     }
 
     /// The whole.
@@ -114,7 +122,10 @@ impl Area {
     pub(crate) fn nowhere(address: usize, bytes: usize) -> Self {
         // The first page, and all but the lower half of the address space.
         assert!(address < 4096 || address > 1 << 47);
-        Self { address: ptr::without_provenance_mut(address), bytes }
+        Self {
+            address: ptr::without_provenance_mut(address),
+            bytes,
+        }
     }
 
     /// Its first byte.
@@ -131,19 +142,38 @@ impl Area {
     pub(crate) fn pread(&self, file: impl AsFd, offset: u64) -> Result<usize, Errno> {
         let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
         // SAFETY: Whatever the kernel writes there, nothing refers to it.
-        done(unsafe { libc::pread(file.as_fd().as_raw_fd(), self.address.cast(), self.bytes, offset) })
+        done(unsafe {
+            libc::pread(
+                file.as_fd().as_raw_fd(),
+                self.address.cast(),
+                self.bytes,
+                offset,
+            )
+        })
     }
 
     /// `pwrite` from it.
     pub(crate) fn pwrite(&self, file: impl AsFd, offset: u64) -> Result<usize, Errno> {
         let offset = offset.try_into().map_err(|_| Errno::OVERFLOW)?;
         // SAFETY: The kernel only reads it.
-        done(unsafe { libc::pwrite(file.as_fd().as_raw_fd(), self.address.cast(), self.bytes, offset) })
+        done(unsafe {
+            libc::pwrite(
+                file.as_fd().as_raw_fd(),
+                self.address.cast(),
+                self.bytes,
+                offset,
+            )
+        })
     }
 
     fn iovecs(areas: &[Self]) -> (Vec<libc::iovec>, i32) {
-        let vector: Vec<_> =
-            areas.iter().map(|a| libc::iovec { iov_base: a.address.cast(), iov_len: a.bytes }).collect();
+        let vector: Vec<_> = areas
+            .iter()
+            .map(|a| libc::iovec {
+                iov_base: a.address.cast(),
+                iov_len: a.bytes,
+            })
+            .collect();
         let count = vector.len().try_into().unwrap_or(i32::MAX);
         (vector, count)
     }
@@ -166,7 +196,10 @@ impl Area {
 
     /// `vmsplice`: its pages, as they are, into a pipe.
     pub(crate) fn vmsplice(&self, pipe: impl AsFd) -> Result<usize, Errno> {
-        let vector = libc::iovec { iov_base: self.address.cast(), iov_len: self.bytes };
+        let vector = libc::iovec {
+            iov_base: self.address.cast(),
+            iov_len: self.bytes,
+        };
         // SAFETY: The kernel only reads it.
         done(unsafe { libc::vmsplice(pipe.as_fd().as_raw_fd(), &vector, 1, 0) })
     }

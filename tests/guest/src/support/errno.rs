@@ -32,7 +32,11 @@ impl Carries for libvfetch::Error {
 }
 
 /// Fails unless `result` is the error `wanted`.
-pub(crate) fn fails<T: Debug, E: Carries>(what: &str, result: Result<T, E>, wanted: Errno) -> Result<()> {
+pub(crate) fn fails<T: Debug, E: Carries>(
+    what: &str,
+    result: Result<T, E>,
+    wanted: Errno,
+) -> Result<()> {
     match result {
         Ok(value) => bail!("{what}: {value:?} instead of {wanted:?}"),
         Err(error) if error.errno() == Some(wanted) => Ok(()),
@@ -41,7 +45,11 @@ pub(crate) fn fails<T: Debug, E: Carries>(what: &str, result: Result<T, E>, want
 }
 
 /// Fails unless `result` is the value `wanted`.
-pub(crate) fn gives<T: Debug + PartialEq, E: Carries>(what: &str, result: Result<T, E>, wanted: T) -> Result<()> {
+pub(crate) fn gives<T: Debug + PartialEq, E: Carries>(
+    what: &str,
+    result: Result<T, E>,
+    wanted: T,
+) -> Result<()> {
     match result {
         Ok(value) if value == wanted => Ok(()),
         other => bail!("{what}: {other:?} instead of {wanted:?}"),

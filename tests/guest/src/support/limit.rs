@@ -36,14 +36,12 @@ pub(crate) fn factor() -> u32 {
 pub(crate) fn within(seconds: u64, test: fn() -> Result<()>) -> Result<()> {
     let limit = Duration::from_secs(seconds) * factor();
     let (send, receive) = channel();
-    thread::Builder::new()
-        .name("test".into())
-        .spawn(move || {
-            let result = catch_unwind(AssertUnwindSafe(test))
-                .unwrap_or_else(|_| Err(anyhow!("panicked: see stderr")));
-            // When it is too late nobody listens.
-            let _ = send.send(result);
-        })?;
+    thread::Builder::new().name("test".into()).spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(test))
+            .unwrap_or_else(|_| Err(anyhow!("panicked: see stderr")));
+        // When it is too late nobody listens.
+        let _ = send.send(result);
+    })?;
     match receive.recv_timeout(limit) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
@@ -54,7 +52,11 @@ pub(crate) fn within(seconds: u64, test: fn() -> Result<()>) -> Result<()> {
 }
 
 /// Looks every so often until `done`. Fails, saying for `what`, when that takes longer than `seconds`.
-pub(crate) fn until(seconds: u64, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn until(
+    seconds: u64,
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(seconds) * factor();
     while !done()? {
         if Instant::now() > end {
@@ -68,9 +70,18 @@ pub(crate) fn until(seconds: u64, what: &str, mut done: impl FnMut() -> Result<b
 /// Where the kernel has the threads of this process.
 fn stacks() -> String {
     let mut text = String::new();
-    for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+    for task in fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        let _ = writeln!(text, "{} {}", task.file_name().to_string_lossy(), read("comm").trim());
+        let _ = writeln!(
+            text,
+            "{} {}",
+            task.file_name().to_string_lossy(),
+            read("comm").trim()
+        );
         for line in read("stack").lines() {
             let _ = writeln!(text, "    {line}");
         }

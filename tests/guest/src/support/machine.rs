@@ -27,13 +27,17 @@ pub(crate) fn functions() -> Result<Vec<Function>> {
 /// The PF.
 pub(crate) fn pf() -> Result<Function> {
     let mut functions = functions()?.into_iter();
-    functions.find(|f| f.role == Role::Pf).context("no PF is bound")
+    functions
+        .find(|f| f.role == Role::Pf)
+        .context("no PF is bound")
 }
 
 /// The nth VF, from 1.
 pub(crate) fn vf(n: u32) -> Result<Function> {
     let mut functions = functions()?.into_iter();
-    functions.find(|f| f.role == Role::Vf(n)).with_context(|| format!("VF {n} is not bound"))
+    functions
+        .find(|f| f.role == Role::Vf(n))
+        .with_context(|| format!("VF {n} is not bound"))
 }
 
 /// A space of so many bytes.
@@ -44,7 +48,12 @@ pub(crate) fn space(function: &Function, bytes: u64) -> Result<Space> {
 }
 
 /// The node, opened with further flags.
-pub(crate) fn open_with(function: &Function, read: bool, write: bool, flags: OFlags) -> Result<File> {
+pub(crate) fn open_with(
+    function: &Function,
+    read: bool,
+    write: bool,
+    flags: OFlags,
+) -> Result<File> {
     Ok(OpenOptions::new()
         .read(read)
         .write(write)

@@ -85,7 +85,10 @@ fn describe(offset: u64, at: usize, bytes: &[u8]) -> String {
     let word = u64::from_le_bytes(word);
     if word >> 48 == MARK {
         let (owner, write) = (word >> 32 & 0xffff, word >> 16 & 0xffff);
-        format!("write {write} of space {owner} at {:#x} modulo 512 KiB", (word & 0xffff) * 8)
+        format!(
+            "write {write} of space {owner} at {:#x} modulo 512 KiB",
+            (word & 0xffff) * 8
+        )
     } else {
         format!("{word:#018x}")
     }
@@ -109,7 +112,11 @@ pub(crate) struct Model {
 impl Model {
     /// Nothing but zeros.
     pub(crate) fn new(owner: u16, bytes: usize) -> Self {
-        Self { owner, writes: 0, bytes: vec![0; bytes] }
+        Self {
+            owner,
+            writes: 0,
+            bytes: vec![0; bytes],
+        }
     }
 
     /// Its size.
@@ -144,7 +151,14 @@ impl Model {
 
     /// Fails unless `got` is what is at `offset`.
     pub(crate) fn check(&self, what: &str, offset: usize, got: &[u8]) -> Result<()> {
-        equal(what, offset as u64, got, self.bytes.get(offset..offset + got.len()).unwrap_or_default())
+        equal(
+            what,
+            offset as u64,
+            got,
+            self.bytes
+                .get(offset..offset + got.len())
+                .unwrap_or_default(),
+        )
     }
 }
 

@@ -35,7 +35,9 @@ pub(crate) fn fork(run: impl FnOnce() -> u8) -> Result<Child> {
             libc::_exit(i32::from(status));
         }
     }
-    let pid = Pid::from_raw(pid).filter(|pid| !pid.is_init()).context("fork failed")?;
+    let pid = Pid::from_raw(pid)
+        .filter(|pid| !pid.is_init())
+        .context("fork failed")?;
     Ok(Child { pid, waited: false })
 }
 

@@ -32,14 +32,23 @@ const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
 
 /// `VFETCH_IOC_SET_SIZE`.
 pub(crate) fn set_size(space: &Space, bytes: u64) -> Result<(), Errno> {
-    let size = Size { flags: 0, reserved: 0, bytes };
+    let size = Size {
+        flags: 0,
+        reserved: 0,
+        bytes,
+    };
     // SAFETY: The command carries the structure's size; the driver only reads it.
     unsafe { ioctl(space, Setter::<SET_SIZE, _>::new(size)) }
 }
 
 /// `VFETCH_IOC_DISCARD`.
 pub(crate) fn discard(space: &Space, offset: u64, bytes: u64) -> Result<(), Errno> {
-    let range = Range { flags: 0, reserved: 0, offset, bytes };
+    let range = Range {
+        flags: 0,
+        reserved: 0,
+        offset,
+        bytes,
+    };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(space, Setter::<DISCARD, _>::new(range)) }
 }
