@@ -16,7 +16,9 @@ fn main() {
         .args(["--allowlist-var", "VFETCH_.*", "--no-doc-comments"])
         .arg(&header)
         .output()
-        .unwrap_or_else(|error| panic!("cannot run '{bindgen}': {error} (Debian: bindgen and clang)"));
+        .unwrap_or_else(|error| {
+            panic!("cannot run '{bindgen}': {error} (Debian: bindgen and clang)")
+        });
     assert!(
         output.status.success(),
         "'{bindgen}' refused {}: {}",

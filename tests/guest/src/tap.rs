@@ -6,11 +6,11 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 
 /// A claim and what puts it to the test: an error, or a panic, refutes it.
-pub type Test = (&'static str, fn() -> anyhow::Result<()>);
+pub(crate) type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 /// Tests that run on the same machine.
 #[derive(Clone, Copy)]
-pub struct Group {
+pub(crate) struct Group {
     pub name: &'static str,
     pub about: &'static str,
     pub tests: &'static [Test],
@@ -25,7 +25,7 @@ macro_rules! tests {
 }
 
 /// Runs the tests one after the other.
-pub fn run(tests: &[Test]) -> ExitCode {
+pub(crate) fn run(tests: &[Test]) -> ExitCode {
     let mut failed = 0;
     println!("TAP version 13");
     println!("1..{}", tests.len());

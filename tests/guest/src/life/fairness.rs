@@ -41,12 +41,18 @@ fn hammered<T>(spaces: &[Space], f: impl FnOnce() -> T) -> (T, Vec<u64>, Duratio
             }
         }
         thread::sleep(ms(20));
-        let before: Vec<_> = moved.iter().map(|moved| moved.load(Ordering::Relaxed)).collect();
+        let before: Vec<_> = moved
+            .iter()
+            .map(|moved| moved.load(Ordering::Relaxed))
+            .collect();
         let start = Instant::now();
         let result = f();
         let time = start.elapsed();
         let after = moved.iter().map(|moved| moved.load(Ordering::Relaxed));
-        let bytes = after.zip(before).map(|(after, before)| after - before).collect();
+        let bytes = after
+            .zip(before)
+            .map(|(after, before)| after - before)
+            .collect();
         stop.store(true, Ordering::Relaxed);
         (result, bytes, time)
     })
@@ -67,7 +73,9 @@ fn latency(space: &Space) -> (u64, u64) {
             // Not in step with anything.
             thread::sleep(Duration::from_micros(50 + n * 7 % 40));
             let start = Instant::now();
-            space.read_at(&mut buffer, n % 256 * PAGE).expect("a read of 4 KiB");
+            space
+                .read_at(&mut buffer, n % 256 * PAGE)
+                .expect("a read of 4 KiB");
             start.elapsed().as_nanos() as u64
         })
         .collect();
@@ -97,10 +105,20 @@ fn latency_beside_a_hammer_is_bounded_by_the_share_of_the_link() -> Result<()> {
     // The two have equal weights. When it asks, a quantum is on the link; after that each second one is its own, and it wants
     // only one. A first-come, first-served link would let it wait for 1 MiB and more: hundreds of quanta.
     let bound = alone.0 + 2 * quantum_ns(&victim)?;
-    ensure!(beside.0 <= bound, "p50 is {} ns, {} ns alone; at most {bound} ns are its share", beside.0, alone.0);
+    ensure!(
+        beside.0 <= bound,
+        "p50 is {} ns, {} ns alone; at most {bound} ns are its share",
+        beside.0,
+        alone.0
+    );
     // Interrupts of the others come before it on the one processor.
     let bound = alone.1 + 2 * quantum_ns(&victim)? + 20_000;
-    ensure!(beside.1 <= bound, "p99 is {} ns, {} ns alone; at most {bound} ns are its share", beside.1, alone.1);
+    ensure!(
+        beside.1 <= bound,
+        "p99 is {} ns, {} ns alone; at most {bound} ns are its share",
+        beside.1,
+        alone.1
+    );
     Ok(())
 }
 
@@ -112,10 +130,24 @@ fn quantum_ns(space: &Space) -> Result<u64> {
 fn two_hammers_share_the_link_equally() -> Result<()> {
     let spaces = [filled(1)?, filled(2)?];
     become_urgent()?;
-    let (_, bytes, time) = hammered(&spaces, || thread::sleep(ms(60)));
-    let shares = [share(bytes[0], time, &spaces[0])?, share(bytes[1], time, &spaces[0])?];
-    println!("# {:.1} % and {:.1} % of the link", shares[0] * 100.0, shares[1] * 100.0);
-    ensure!(shares[0] + shares[1] > 0.9, "together they have only {:.2} of the link", shares[0] + shares[1]);
-    ensure!((shares[0] - shares[1]).abs() < 0.05, "the shares differ: {shares:.2?}");
+    let ((), bytes, time) = hammered(&spaces, || thread::sleep(ms(60)));
+    let shares = [
+        share(bytes[0], time, &spaces[0])?,
+        share(bytes[1], time, &spaces[0])?,
+    ];
+    println!(
+        "# {:.1} % and {:.1} % of the link",
+        shares[0] * 100.0,
+        shares[1] * 100.0
+    );
+    ensure!(
+        shares[0] + shares[1] > 0.9,
+        "together they have only {:.2} of the link",
+        shares[0] + shares[1]
+    );
+    ensure!(
+        (shares[0] - shares[1]).abs() < 0.05,
+        "the shares differ: {shares:.2?}"
+    );
     Ok(())
 }

@@ -18,7 +18,8 @@ use super::hw;
 use super::inject::{Fault, Injector};
 use super::load::Worker;
 use super::machine::{
-    expect, expect_bytes, function, functions, have_vfs, ms, pf_address, set_vfs, space, sysfs, wait_until, MIB, PAGE,
+    expect, expect_bytes, function, functions, have_vfs, ms, pf_address, set_vfs, space, sysfs,
+    wait_until, MIB, PAGE,
 };
 use crate::tap::Test;
 
@@ -42,27 +43,37 @@ fn orderly() -> Result<()> {
 }
 
 fn surprise() -> Result<()> {
-    qmp(r#"{"execute": "qom-set", "arguments": {"path": "/machine/peripheral/vf0", "property": "x-surprise", "value": true}}"#)
+    qmp(
+        r#"{"execute": "qom-set", "arguments": {"path": "/machine/peripheral/vf0", "property": "x-surprise", "value": true}}"#,
+    )
 }
 
 /// Waits until the kernel has let the device go, and plugs another one in, with as many VFs.
 fn plug_in_again(vfs: u32, address: &std::path::Path) -> Result<()> {
     wait_until("the device is out of sysfs", || !address.exists())?;
-    let nodes = || fs::read_dir("/dev").map_or(0, |dev| {
-        dev.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("vfetch")).count()
-    });
+    let nodes = || {
+        fs::read_dir("/dev").map_or(0, |dev| {
+            dev.flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with("vfetch"))
+                .count()
+        })
+    };
     ensure!(nodes() == 0, "{} nodes are left", nodes());
     // Linux keeps the slot off for a second, and QEMU ejects what comes before that is over.
     thread::sleep(ms(2000));
     let start = Instant::now();
     // The host's side of it takes a moment too.
-    while let Err(error) = qmp(r#"{"execute": "device_add", "arguments": {"driver": "vfetch", "bus": "rp0", "id": "vf0", "x-test": true}}"#) {
+    while let Err(error) = qmp(
+        r#"{"execute": "device_add", "arguments": {"driver": "vfetch", "bus": "rp0", "id": "vf0", "x-test": true}}"#,
+    ) {
         ensure!(start.elapsed() < ms(15_000), "{error}");
         thread::sleep(ms(100));
     }
     wait_until("the new device is bound", || function(0).is_ok())?;
     set_vfs(vfs)?;
-    wait_until("its VFs are bound", || functions().is_ok_and(|all| all.len() == vfs as usize + 1))
+    wait_until("its VFs are bound", || {
+        functions().is_ok_and(|all| all.len() == vfs as usize + 1)
+    })
 }
 
 fn works() -> Result<()> {
@@ -113,7 +124,10 @@ fn surprise_with_idle_files_open() -> Result<()> {
         space.write_all_at(&[5; 4096], 0)?;
         Ok(space)
     };
-    let spaces = functions()?.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    let spaces = functions()?
+        .into_iter()
+        .map(open)
+        .collect::<Result<Vec<_>>>()?;
     expect_gone_after(&spaces[1], || {
         expect_gone_after(&spaces[0], || {
             surprise()?;
@@ -123,8 +137,15 @@ fn surprise_with_idle_files_open() -> Result<()> {
     plug_in_again(2, &address)?;
     works()?;
     for space in &spaces {
-        ensure!(space.info()?.state() == State::Gone, "an old file came back to life");
-        expect("a read by an old file", space.read_at(&mut [0; 4096], 0), Errno::NODEV)?;
+        ensure!(
+            space.info()?.state() == State::Gone,
+            "an old file came back to life"
+        );
+        expect(
+            "a read by an old file",
+            space.read_at(&mut [0; 4096], 0),
+            Errno::NODEV,
+        )?;
     }
     drop(spaces);
     works()
@@ -139,23 +160,37 @@ fn surprise_during_a_recovery() -> Result<()> {
         space.write_all_at(&[5; 4096], 0)?;
         injector.arm(1, Fault::read(kind))?;
         thread::scope(|scope| {
-            let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| space.read_at(&mut [0; 64], 0))).collect();
+            let readers: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| space.read_at(&mut [0; 64], 0)))
+                .collect();
             thread::sleep(ms(wait));
             surprise()?;
             let start = Instant::now();
             for reader in readers {
-                let error = reader.join().expect("no panic").err().and_then(|error| error.errno());
+                let error = reader
+                    .join()
+                    .expect("no panic")
+                    .err()
+                    .and_then(|error| error.errno());
                 if !matches!(error, Some(Errno::IO | Errno::NODEV)) {
                     bail!("a reader ended with {error:?}");
                 }
             }
-            ensure!(start.elapsed() < ms(15_000), "the readers took {:?}", start.elapsed());
+            ensure!(
+                start.elapsed() < ms(15_000),
+                "the readers took {:?}",
+                start.elapsed()
+            );
             Ok(())
         })?;
         // Its registers are gone with it.
         std::mem::forget(injector);
         plug_in_again(2, &address)?;
-        expect("a read by the old file", space.read_at(&mut [0; PAGE as usize], 0), Errno::NODEV)?;
+        expect(
+            "a read by the old file",
+            space.read_at(&mut [0; PAGE as usize], 0),
+            Errno::NODEV,
+        )?;
         works()?;
     }
     Ok(())

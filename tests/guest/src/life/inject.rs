@@ -21,22 +21,37 @@ pub(crate) struct Fault {
 impl Fault {
     /// The next descriptor of any opcode.
     pub(crate) fn new(kind: u32) -> Self {
-        Self { kind, opcode: 0, skip: 0, count: 1, arg: 0 }
+        Self {
+            kind,
+            opcode: 0,
+            skip: 0,
+            count: 1,
+            arg: 0,
+        }
     }
 
     /// The next read.
     pub(crate) fn read(kind: u32) -> Self {
-        Self { opcode: hw::VFETCH_OP_READ, ..Self::new(kind) }
+        Self {
+            opcode: hw::VFETCH_OP_READ,
+            ..Self::new(kind)
+        }
     }
 
     /// The next write.
     pub(crate) fn write(kind: u32) -> Self {
-        Self { opcode: hw::VFETCH_OP_WRITE, ..Self::new(kind) }
+        Self {
+            opcode: hw::VFETCH_OP_WRITE,
+            ..Self::new(kind)
+        }
     }
 
     /// The next scrub.
     pub(crate) fn scrub(kind: u32) -> Self {
-        Self { opcode: hw::VFETCH_OP_FILL, ..Self::new(kind) }
+        Self {
+            opcode: hw::VFETCH_OP_FILL,
+            ..Self::new(kind)
+        }
     }
 
     pub(crate) fn arg(self, arg: u64) -> Self {
@@ -70,7 +85,10 @@ impl Injector {
     pub(crate) fn new() -> Result<Self> {
         let resource = format!("resource{}", hw::VFETCH_BAR_TEST);
         let this = Self(Registers::map(&sysfs(pf_address()?).join(resource))?);
-        ensure!(this.0.read32(hw::VFETCH_TEST_ID) == hw::VFETCH_ID, "BAR5 is not the test registers");
+        ensure!(
+            this.0.read32(hw::VFETCH_TEST_ID) == hw::VFETCH_ID,
+            "BAR5 is not the test registers"
+        );
         for function in 0..=hw::VFETCH_MAX_VFS {
             // Functions that the device does not have are refused.
             let _ = this.clear(function);

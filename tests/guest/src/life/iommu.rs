@@ -15,7 +15,8 @@ use super::hw;
 use super::inject::{Fault, Injector};
 use super::load::Worker;
 use super::machine::{
-    expect_bytes, function, functions, have_vfs, ms, reset, set_vfs, space, sysfs, wait_until, Log, MIB, PAGE,
+    expect_bytes, function, functions, have_vfs, ms, reset, set_vfs, space, sysfs, wait_until, Log,
+    MIB, PAGE,
 };
 use super::system::Registers;
 use crate::tap::Test;
@@ -32,7 +33,11 @@ fn there_is_an_iommu() -> Result<()> {
     let groups = fs::read_dir("/sys/kernel/iommu_groups")?.count();
     ensure!(groups > 0, "no IOMMU groups");
     for function in functions()? {
-        ensure!(sysfs(function.address).join("iommu_group").exists(), "{} is not behind it", function.role);
+        ensure!(
+            sysfs(function.address).join("iommu_group").exists(),
+            "{} is not behind it",
+            function.role
+        );
     }
     Ok(())
 }
@@ -58,17 +63,26 @@ fn vfs_up_and_down_and_reset_under_load() -> Result<()> {
     let steady = Worker::start(&function(0)?, 1, 100)?;
     for round in 0..3 {
         set_vfs(2)?;
-        let workers = [Worker::start(&function(1)?, 2, 50)?, Worker::start(&function(2)?, 3, 50)?];
+        let workers = [
+            Worker::start(&function(1)?, 2, 50)?,
+            Worker::start(&function(2)?, 3, 50)?,
+        ];
         workers[0].wait_for(5)?;
         reset(function(1)?.address)?;
         workers[0].wait_for(5)?;
         set_vfs(0)?;
         for worker in workers {
-            ensure!(worker.ended()?.gone, "round {round}: a program did not notice");
+            ensure!(
+                worker.ended()?.gone,
+                "round {round}: a program did not notice"
+            );
         }
     }
     let outcome = steady.finish()?;
-    ensure!(outcome.failed == 0 && !outcome.gone, "the PF had errors: {outcome:?}");
+    ensure!(
+        outcome.failed == 0 && !outcome.gone,
+        "the PF had errors: {outcome:?}"
+    );
     have_vfs(2)
 }
 
@@ -84,8 +98,14 @@ fn expect_reported(log: &mut Log) -> Result<()> {
     let name = address.trim_start_matches("0000:").to_string();
     let mut seen = Vec::new();
     wait_until("the kernel reports a DMA fault", || {
-        seen.extend(log.lines().into_iter().map(|line| line.text).filter(|text| text.contains("DMAR")));
-        seen.iter().any(|text| text.contains(&name) && text.contains("fault addr"))
+        seen.extend(
+            log.lines()
+                .into_iter()
+                .map(|line| line.text)
+                .filter(|text| text.contains("DMAR")),
+        );
+        seen.iter()
+            .any(|text| text.contains(&name) && text.contains("fault addr"))
     })
     .with_context(|| format!("{seen:?}"))
 }
@@ -99,10 +119,16 @@ fn data_that_comes_after_its_completion_is_stopped() -> Result<()> {
     let mut buffer = vec![0xee; 4 * PAGE as usize];
     // The device says that it has read, and has not.
     space.read_at(&mut buffer, 0)?;
-    ensure!(injector.hits(1, hw::VFETCH_FAULT_LATE_DATA) == 1, "it did not happen");
+    ensure!(
+        injector.hits(1, hw::VFETCH_FAULT_LATE_DATA) == 1,
+        "it did not happen"
+    );
     buffer.fill(0xee);
     thread::sleep(ms(500));
-    ensure!(buffer.iter().all(|byte| *byte == 0xee), "the device wrote to memory that it was not lent any more");
+    ensure!(
+        buffer.iter().all(|byte| *byte == 0xee),
+        "the device wrote to memory that it was not lent any more"
+    );
     expect_reported(&mut log)?;
     expect_bytes(&space, 0, MIB, 0x5a)?;
     expect_bytes(&bystander, 0, MIB, 0x5a)
@@ -121,22 +147,40 @@ fn replay(registers: &Registers, count: u32) -> Result<u64> {
     const SPARE: u32 = 2;
     let spare = |name| register(SPARE, name);
     let errors = registers.read64(hw::VFETCH_REG_ERRORS);
-    registers.write64(spare(hw::VFETCH_QREG_SQ_BASE), registers.read64(register(ORDINARY, hw::VFETCH_QREG_SQ_BASE)));
+    registers.write64(
+        spare(hw::VFETCH_QREG_SQ_BASE),
+        registers.read64(register(ORDINARY, hw::VFETCH_QREG_SQ_BASE)),
+    );
     // Completions go to where they hurt nobody: the ring of the queue for which there is nothing to do.
-    registers.write64(spare(hw::VFETCH_QREG_CQ_BASE), registers.read64(register(PRIORITY, hw::VFETCH_QREG_SQ_BASE)));
-    registers.write32(spare(hw::VFETCH_QREG_ORDER), registers.read32(register(ORDINARY, hw::VFETCH_QREG_ORDER)));
+    registers.write64(
+        spare(hw::VFETCH_QREG_CQ_BASE),
+        registers.read64(register(PRIORITY, hw::VFETCH_QREG_SQ_BASE)),
+    );
+    registers.write32(
+        spare(hw::VFETCH_QREG_ORDER),
+        registers.read32(register(ORDINARY, hw::VFETCH_QREG_ORDER)),
+    );
     registers.write32(spare(hw::VFETCH_QREG_VECTOR), hw::VFETCH_MSIX_VECTORS - 1);
     registers.write32(spare(hw::VFETCH_QREG_CLASS), hw::VFETCH_CLASS_ORDINARY);
     registers.write32(spare(hw::VFETCH_QREG_CONTROL), hw::VFETCH_QCTL_ENABLE);
     registers.write32(spare(hw::VFETCH_QREG_SQ_TAIL), count);
     let done = || registers.read32(spare(hw::VFETCH_QREG_CQ_TAIL)) == count;
-    wait_until("the descriptors have ended", done)
-        .with_context(|| format!("status {:#x}", registers.read32(spare(hw::VFETCH_QREG_STATUS))))?;
+    wait_until("the descriptors have ended", done).with_context(|| {
+        format!(
+            "status {:#x}",
+            registers.read32(spare(hw::VFETCH_QREG_STATUS))
+        )
+    })?;
     let errors = registers.read64(hw::VFETCH_REG_ERRORS) - errors;
     let status = registers.read32(spare(hw::VFETCH_QREG_STATUS));
-    ensure!(status == hw::VFETCH_QSTAT_ENABLED, "the queue's status is {status:#x}");
+    ensure!(
+        status == hw::VFETCH_QSTAT_ENABLED,
+        "the queue's status is {status:#x}"
+    );
     registers.write32(spare(hw::VFETCH_QREG_CONTROL), hw::VFETCH_QCTL_RESET);
-    wait_until("the spare queue is reset", || registers.read32(spare(hw::VFETCH_QREG_STATUS)) == 0)?;
+    wait_until("the spare queue is reset", || {
+        registers.read32(spare(hw::VFETCH_QREG_STATUS)) == 0
+    })?;
     Ok(errors)
 }
 
@@ -152,20 +196,36 @@ fn transfer_outside_of_what_is_mapped_fails() -> Result<()> {
         space.read_exact_at(&mut buffer, n % 256 * PAGE)?;
     }
     let before = space.stats()?;
-    let registers = Registers::map(&sysfs(vf.address).join(format!("resource{}", hw::VFETCH_BAR_REGS)))
-        .context("the VM needs iomem=relaxed")?;
-    ensure!(registers.read32(hw::VFETCH_REG_QUEUES) > 2, "the device needs queues=3");
+    let registers =
+        Registers::map(&sysfs(vf.address).join(format!("resource{}", hw::VFETCH_BAR_REGS)))
+            .context("the VM needs iomem=relaxed")?;
+    ensure!(
+        registers.read32(hw::VFETCH_REG_QUEUES) > 2,
+        "the device needs queues=3"
+    );
     let mut log = Log::from_now()?;
     buffer.fill(0xee);
     let failed = replay(&registers, COUNT)?;
-    ensure!(failed == u64::from(COUNT), "{failed} of {COUNT} transfers to memory that is not mapped failed");
-    ensure!(buffer.iter().all(|byte| *byte == 0xee), "the device wrote to memory that is not mapped");
+    ensure!(
+        failed == u64::from(COUNT),
+        "{failed} of {COUNT} transfers to memory that is not mapped failed"
+    );
+    ensure!(
+        buffer.iter().all(|byte| *byte == 0xee),
+        "the device wrote to memory that is not mapped"
+    );
     expect_reported(&mut log)?;
     // Reported, counted, and no harm done.
     let after = space.stats()?;
     let errors = after.device_errors - before.device_errors;
-    ensure!(errors == u64::from(COUNT), "{errors} errors of the device are in GET_STATS");
-    ensure!(after.bad_completions == before.bad_completions, "the driver has seen the spare queue's completions");
+    ensure!(
+        errors == u64::from(COUNT),
+        "{errors} errors of the device are in GET_STATS"
+    );
+    ensure!(
+        after.bad_completions == before.bad_completions,
+        "the driver has seen the spare queue's completions"
+    );
     expect_bytes(&space, 0, MIB, 0x5a)?;
     expect_bytes(&bystander, 0, MIB, 0x5a)
 }

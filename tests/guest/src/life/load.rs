@@ -47,7 +47,10 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts one with `pages` of memory, all of them written.
     pub(crate) fn start(function: &Function, seed: u64, pages: usize) -> Result<Self> {
-        let name = format!("program {seed} on {} (vfetch{})", function.role, function.node);
+        let name = format!(
+            "program {seed} on {} (vfetch{})",
+            function.role, function.node
+        );
         let mut job = Job {
             space: space(function, pages as u64 * PAGE)?,
             random: Pcg64Mcg::seed_from_u64(seed),
@@ -57,14 +60,25 @@ impl Worker {
             outcome: Outcome::default(),
         };
         for first in (0..pages).step_by(REQUEST) {
-            ensure!(!job.write(first, REQUEST.min(pages - first))?, "{name}: gone at once");
+            ensure!(
+                !job.write(first, REQUEST.min(pages - first))?,
+                "{name}: gone at once"
+            );
         }
-        ensure!(job.outcome.failed == 0, "{name}: cannot even write its memory once");
+        ensure!(
+            job.outcome.failed == 0,
+            "{name}: cannot even write its memory once"
+        );
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new(AtomicU64::new(0));
         let (told, counted) = (stop.clone(), progress.clone());
         let thread = thread::spawn(move || job.run(&told, &counted));
-        Ok(Self { name, stop, progress, thread })
+        Ok(Self {
+            name,
+            stop,
+            progress,
+            thread,
+        })
     }
 
     /// Waits until it has done so many more requests.
@@ -72,7 +86,11 @@ impl Worker {
         let goal = self.progress.load(Ordering::Relaxed) + requests;
         let start = Instant::now();
         while self.progress.load(Ordering::Relaxed) < goal && !self.thread.is_finished() {
-            ensure!(start.elapsed() < PATIENCE * factor(), "{}: no progress for {PATIENCE:?}", self.name);
+            ensure!(
+                start.elapsed() < PATIENCE * factor(),
+                "{}: no progress for {PATIENCE:?}",
+                self.name
+            );
             thread::sleep(Duration::from_millis(1));
         }
         Ok(())
@@ -88,10 +106,17 @@ impl Worker {
     pub(crate) fn ended(self) -> Result<Outcome> {
         let start = Instant::now();
         while !self.thread.is_finished() {
-            ensure!(start.elapsed() < PATIENCE * factor(), "{}: hangs", self.name);
+            ensure!(
+                start.elapsed() < PATIENCE * factor(),
+                "{}: hangs",
+                self.name
+            );
             thread::sleep(Duration::from_millis(1));
         }
-        let outcome = self.thread.join().map_err(|_| anyhow!("{}: panicked", self.name))?;
+        let outcome = self
+            .thread
+            .join()
+            .map_err(|_| anyhow!("{}: panicked", self.name))?;
         outcome.with_context(|| self.name.clone())
     }
 }
@@ -112,7 +137,7 @@ fn word(seed: u64, page: usize, index: usize, version: u64) -> u64 {
         return 0;
     }
     let place = (page * WORDS + index) as u64;
-    (seed << 56 | version << 28 | place).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    ((seed << 56) | (version << 28) | place).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 impl Job {
@@ -162,7 +187,9 @@ impl Job {
             }
         }
         let written = self.space.write_at(&buffer, first as u64 * PAGE);
-        let Some(moved) = self.judge(written)? else { return Ok(true) };
+        let Some(moved) = self.judge(written)? else {
+            return Ok(true);
+        };
         for (versions, page) in self.pages[first..first + count].iter_mut().zip(1..) {
             if page * PAGE as usize <= moved {
                 versions.clear();
@@ -176,12 +203,17 @@ impl Job {
         // What is not overwritten is seen to be wrong.
         let mut buffer = vec![0xee; count * PAGE as usize];
         let read = self.space.read_at(&mut buffer, first as u64 * PAGE);
-        let Some(moved) = self.judge(read)? else { return Ok(true) };
+        let Some(moved) = self.judge(read)? else {
+            return Ok(true);
+        };
         for (at, bytes) in buffer[..moved / 8 * 8].chunks_exact(8).enumerate() {
             let (page, index) = (first + at / WORDS, at % WORDS);
             let found = u64::from_le_bytes(bytes.try_into()?);
             let versions = &self.pages[page];
-            if !versions.iter().any(|version| word(self.seed, page, index, *version) == found) {
+            if !versions
+                .iter()
+                .any(|version| word(self.seed, page, index, *version) == found)
+            {
                 bail!("page {page}, word {index} is {found:#x}, which was never written there: versions {versions:?}");
             }
         }

@@ -31,7 +31,10 @@ pub(crate) const fn ms(n: u64) -> Duration {
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !done() {
-        ensure!(start.elapsed() < PATIENCE * factor(), "after {PATIENCE:?} it is not so that {what}");
+        ensure!(
+            start.elapsed() < PATIENCE * factor(),
+            "after {PATIENCE:?} it is not so that {what}"
+        );
         sleep(ms(2));
     }
     Ok(())
@@ -56,7 +59,9 @@ pub(crate) fn pf_address() -> Result<PciAddress> {
             let text = fs::read_to_string(entry.path().join(name)).ok()?;
             u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
         };
-        if id("vendor") == Some(hw::VFETCH_PCI_VENDOR) && id("device") == Some(hw::VFETCH_PCI_DEVICE_PF) {
+        if id("vendor") == Some(hw::VFETCH_PCI_VENDOR)
+            && id("device") == Some(hw::VFETCH_PCI_DEVICE_PF)
+        {
             return Ok(entry.file_name().to_string_lossy().parse()?);
         }
     }
@@ -65,7 +70,11 @@ pub(crate) fn pf_address() -> Result<PciAddress> {
 
 /// The bound PF (0), or its nth VF.
 pub(crate) fn function(number: u32) -> Result<Function> {
-    let role = if number == 0 { Role::Pf } else { Role::Vf(number) };
+    let role = if number == 0 {
+        Role::Pf
+    } else {
+        Role::Vf(number)
+    };
     let functions = Host::system().functions()?;
     let found = functions.into_iter().find(|function| function.role == role);
     found.ok_or_else(|| anyhow!("{role} is not bound"))
@@ -84,7 +93,10 @@ pub(crate) fn have_vfs(count: u32) -> Result<()> {
     if pf.vfs.map(|vfs| vfs.enabled) != Some(count) {
         set_vfs(0).and_then(|()| set_vfs(count))?;
     }
-    ensure!(functions()?.len() == count as usize + 1, "{count} VFs are enabled but not bound");
+    ensure!(
+        functions()?.len() == count as usize + 1,
+        "{count} VFs are enabled but not bound"
+    );
     Ok(())
 }
 
@@ -100,11 +112,13 @@ pub(crate) fn reset(address: PciAddress) -> Result<()> {
 }
 
 pub(crate) fn unbind(address: PciAddress) -> Result<()> {
-    store("/sys/bus/pci/drivers/vfetch/unbind", &address.to_string()).with_context(|| format!("unbind of {address}"))
+    store("/sys/bus/pci/drivers/vfetch/unbind", &address.to_string())
+        .with_context(|| format!("unbind of {address}"))
 }
 
 pub(crate) fn bind(address: PciAddress) -> Result<()> {
-    store("/sys/bus/pci/drivers/vfetch/bind", &address.to_string()).with_context(|| format!("bind of {address}"))
+    store("/sys/bus/pci/drivers/vfetch/bind", &address.to_string())
+        .with_context(|| format!("bind of {address}"))
 }
 
 /// A space of `bytes` on a function.
@@ -121,17 +135,27 @@ pub(crate) fn expect<T>(what: &str, result: libvfetch::Result<T>, errno: Errno) 
     match result {
         Ok(_) => bail!("{what} worked instead of failing with {errno:?}"),
         Err(error) if error.errno() == Some(errno) => Ok(()),
-        Err(error) => bail!("{what} failed with '{error}' ({:?}) instead of {errno:?}", error.errno()),
+        Err(error) => bail!(
+            "{what} failed with '{error}' ({:?}) instead of {errno:?}",
+            error.errno()
+        ),
     }
 }
 
 /// That a write to sysfs failed with one of these errors.
-pub(crate) fn expect_refused(what: &str, result: std::io::Result<()>, errnos: &[Errno]) -> Result<()> {
+pub(crate) fn expect_refused(
+    what: &str,
+    result: std::io::Result<()>,
+    errnos: &[Errno],
+) -> Result<()> {
     let errno = match result {
         Ok(()) => bail!("{what} worked instead of failing with {errnos:?}"),
         Err(error) => Errno::from_io_error(&error),
     };
-    ensure!(errno.is_some_and(|e| errnos.contains(&e)), "{what} failed with {errno:?} instead of {errnos:?}");
+    ensure!(
+        errno.is_some_and(|e| errnos.contains(&e)),
+        "{what} failed with {errno:?} instead of {errnos:?}"
+    );
     Ok(())
 }
 
@@ -141,7 +165,11 @@ pub(crate) fn expect_bytes(space: &Space, offset: u64, bytes: u64, value: u8) ->
     space.read_exact_at(&mut buffer, offset)?;
     match buffer.iter().position(|byte| *byte != value) {
         None => Ok(()),
-        Some(at) => bail!("byte {} is {:#x} instead of {value:#x}", offset + at as u64, buffer[at]),
+        Some(at) => bail!(
+            "byte {} is {:#x} instead of {value:#x}",
+            offset + at as u64,
+            buffer[at]
+        ),
     }
 }
 
@@ -156,14 +184,16 @@ pub(crate) fn insmod(parameters: &str) -> std::result::Result<(), Errno> {
 
 /// Unloads it, if nobody uses it.
 pub(crate) fn rmmod() -> std::result::Result<(), Errno> {
-    // CAST: a flag.
-    rustix::system::delete_module(c"vfetch", OFlags::NONBLOCK.bits() as i32)
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(|_| Errno::INVAL)?;
+    rustix::system::delete_module(c"vfetch", flags)
 }
 
 /// How the module was loaded at boot.
 pub(crate) fn parameters() -> Result<String> {
     let conf = fs::read_to_string("/etc/vm.conf")?;
-    let line = conf.lines().find_map(|line| line.strip_prefix("VM_MODARGS="));
+    let line = conf
+        .lines()
+        .find_map(|line| line.strip_prefix("VM_MODARGS="));
     Ok(line.unwrap_or("").trim_matches('\'').to_string())
 }
 
@@ -183,7 +213,10 @@ impl Log {
     /// From now on.
     pub(crate) fn from_now() -> Result<Self> {
         let flags = i32::try_from(OFlags::NONBLOCK.bits())?;
-        let mut file = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg")?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open("/dev/kmsg")?;
         file.seek(SeekFrom::End(0))?;
         Ok(Self(file))
     }
@@ -197,7 +230,11 @@ impl Log {
                 Ok(bytes) => {
                     let text = String::from_utf8_lossy(&record[..bytes]);
                     let (head, message) = text.split_once(';').unwrap_or(("4", &text));
-                    let priority = head.split(',').next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(4);
+                    let priority = head
+                        .split(',')
+                        .next()
+                        .and_then(|n| n.parse::<u32>().ok())
+                        .unwrap_or(4);
                     lines.push(Line {
                         level: priority % 8,
                         text: message.lines().next().unwrap_or("").to_string(),
@@ -219,7 +256,9 @@ impl Log {
 /// A line of /proc/meminfo, in KiB.
 pub(crate) fn meminfo(name: &str) -> Result<i64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     number.ok_or_else(|| anyhow!("/proc/meminfo has no {name}"))
 }

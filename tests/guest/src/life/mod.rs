@@ -24,13 +24,37 @@ use crate::tap::Group;
 pub(crate) fn groups() -> Vec<Group> {
     let group = |name, about, tests| Group { name, about, tests };
     vec![
-        group("faults", "faults of the device (x-test=on, VFs, timeout_ms=200 queue_entries=16)", faults::TESTS),
-        group("resets", "function resets and lost pages (the same)", resets::TESTS),
+        group(
+            "faults",
+            "faults of the device (x-test=on, VFs, timeout_ms=200 queue_entries=16)",
+            faults::TESTS,
+        ),
+        group(
+            "resets",
+            "function resets and lost pages (the same)",
+            resets::TESTS,
+        ),
         group("vfs", "VFs up and down", vfs::TESTS),
-        group("binding", "unbind and bind (x-test=on, timeout_ms=200)", binding::TESTS),
+        group(
+            "binding",
+            "unbind and bind (x-test=on, timeout_ms=200)",
+            binding::TESTS,
+        ),
         group("module", "insmod and rmmod", module::TESTS),
-        group("hotplug", "the device unplugged and plugged in (QMP, x-test=on, timeout_ms=200)", hotplug::TESTS),
-        group("fairness", "a VF beside one that hammers (icount, 2 VFs, link_bytes_per_us=1000)", fairness::TESTS),
-        group("iommu", "behind an IOMMU (x-test=on,queues=3, iomem=relaxed, VFs)", iommu::TESTS),
+        group(
+            "hotplug",
+            "the device unplugged and plugged in (QMP, x-test=on, timeout_ms=200)",
+            hotplug::TESTS,
+        ),
+        group(
+            "fairness",
+            "a VF beside one that hammers (icount, 2 VFs, link_bytes_per_us=1000)",
+            fairness::TESTS,
+        ),
+        group(
+            "iommu",
+            "behind an IOMMU (x-test=on,queues=3, iomem=relaxed, VFs)",
+            iommu::TESTS,
+        ),
     ]
 }

@@ -32,10 +32,20 @@ impl Registers {
         ensure!(bytes > 0, "{} is empty", resource.display());
         // SAFETY: A new mapping, wherever the kernel wants it.
         let base = unsafe {
-            mmap(null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)
+            mmap(
+                null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
         };
         let base = base.with_context(|| format!("cannot map {}", resource.display()))?;
-        Ok(Self { base: base.cast(), bytes })
+        Ok(Self {
+            base: base.cast(),
+            bytes,
+        })
     }
 
     fn at<T>(&self, register: u32) -> *mut T {
@@ -89,7 +99,17 @@ pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) {
 pub(crate) fn become_urgent() -> Result<()> {
     let parameter = libc::sched_param { sched_priority: 10 };
     // SAFETY: The structure is valid; 0 is the calling thread.
-    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameter) };
-    ensure!(done == 0, "no real-time priority: {}", std::io::Error::last_os_error());
+    let done = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const parameter,
+        )
+    };
+    ensure!(
+        done == 0,
+        "no real-time priority: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }

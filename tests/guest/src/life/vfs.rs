@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 use super::load::Worker;
 use super::machine::{
-    expect, expect_refused, function, functions, have_vfs, pf_address, set_vfs, space, store, sysfs, MIB, PAGE,
+    expect, expect_refused, function, functions, have_vfs, pf_address, set_vfs, space, store,
+    sysfs, MIB, PAGE,
 };
 use crate::tap::Test;
 
@@ -30,7 +31,11 @@ fn node_numbers_stay_with_addresses() -> Result<()> {
         for function in functions()? {
             let before = nodes.insert(function.address, function.node);
             if before.is_some_and(|node| node != function.node) {
-                bail!("{} was vfetch{before:?} and is vfetch{}", function.address, function.node);
+                bail!(
+                    "{} was vfetch{before:?} and is vfetch{}",
+                    function.address,
+                    function.node
+                );
             }
         }
     }
@@ -46,22 +51,39 @@ fn a_number_of_vfs_that_cannot_be_is_refused() -> Result<()> {
     have_vfs(2)?;
     expect_refused("9 of 8 VFs", store(&file, "9"), &[Errno::RANGE])?;
     expect_refused("3 VFs instead of 2", store(&file, "3"), &[Errno::BUSY])?;
-    ensure!(functions()?.len() == 3, "the refused number changed something");
+    ensure!(
+        functions()?.len() == 3,
+        "the refused number changed something"
+    );
     Ok(())
 }
 
 fn each_vf_has_its_share_and_the_pf_the_rest() -> Result<()> {
     have_vfs(8)?;
-    let infos: Vec<_> = functions()?.iter().map(|f| Ok(Space::open(f)?.info()?)).collect::<Result<_>>()?;
+    let infos: Vec<_> = functions()?
+        .iter()
+        .map(|f| Ok(Space::open(f)?.info()?))
+        .collect::<Result<_>>()?;
     let total: u64 = infos.iter().map(|info| info.memory_bytes).sum();
     ensure!(total == 256 * MIB, "{total} bytes in all");
     for vf in &infos[1..] {
-        ensure!(vf.memory_bytes == infos[1].memory_bytes && vf.memory_bytes > 0, "VFs with different memory");
-        ensure!(vf.pf() == Some(infos[0].node), "VF {} has another PF", vf.function);
+        ensure!(
+            vf.memory_bytes == infos[1].memory_bytes && vf.memory_bytes > 0,
+            "VFs with different memory"
+        );
+        ensure!(
+            vf.pf() == Some(infos[0].node),
+            "VF {} has another PF",
+            vf.function
+        );
         // All of it can be had, and no more.
         let function = function(vf.function)?;
         let all = space(&function, vf.memory_bytes)?;
-        expect("one page more", Space::open(&function)?.set_size(PAGE), Errno::NOSPC)?;
+        expect(
+            "one page more",
+            Space::open(&function)?.set_size(PAGE),
+            Errno::NOSPC,
+        )?;
         all.write_all_at(&[1; 4096], vf.memory_bytes - PAGE)?;
     }
     Ok(())
@@ -87,7 +109,10 @@ pub(crate) fn expect_untainted(space: &Space) -> Result<()> {
         // A page gets its memory when it is written to.
         space.write_all_at(&[1], at)?;
         space.read_exact_at(&mut buffer, at)?;
-        ensure!(buffer[0] == 1 && buffer[1..].iter().all(|byte| *byte == 0), "somebody else's bytes at {at}");
+        ensure!(
+            buffer[0] == 1 && buffer[1..].iter().all(|byte| *byte == 0),
+            "somebody else's bytes at {at}"
+        );
     }
     Ok(())
 }
@@ -99,7 +124,11 @@ pub(crate) fn expect_no_inheritance(number: u32, f: impl FnOnce() -> Result<()>)
     f()?;
     let new = Space::open(&function(number)?)?;
     expect_untainted(&new)?;
-    expect("a read by the old file", old.read_at(&mut [0; 64], 0), Errno::NODEV)
+    expect(
+        "a read by the old file",
+        old.read_at(&mut [0; 64], 0),
+        Errno::NODEV,
+    )
 }
 
 fn memory_of_a_vf_that_went_is_never_seen_again() -> Result<()> {
@@ -127,7 +156,11 @@ fn twenty_times_up_and_down_under_load() -> Result<()> {
         let count = [1, 2, 1, 4, 2, 1, 8, 1, 2, 3][round as usize % 10];
         set_vfs(count)?;
         let all = functions()?;
-        ensure!(all.len() == count as usize + 1, "round {round}: {} of {count} VFs are bound", all.len() - 1);
+        ensure!(
+            all.len() == count as usize + 1,
+            "round {round}: {} of {count} VFs are bound",
+            all.len() - 1
+        );
         let mut workers = Vec::new();
         for (vf, seed) in all[1..].iter().zip(round * 3..) {
             workers.push(Worker::start(vf, seed % 200, 16)?);
@@ -139,7 +172,10 @@ fn twenty_times_up_and_down_under_load() -> Result<()> {
         set_vfs(0)?;
         for worker in workers {
             let outcome = worker.ended()?;
-            ensure!(outcome.gone, "round {round}: a program of a VF that is gone did not notice");
+            ensure!(
+                outcome.gone,
+                "round {round}: a program of a VF that is gone did not notice"
+            );
             good += outcome.good;
         }
     }
@@ -147,7 +183,10 @@ fn twenty_times_up_and_down_under_load() -> Result<()> {
     for worker in steady {
         worker.wait_for(20)?;
         let outcome = worker.finish()?;
-        ensure!(outcome.failed == 0 && !outcome.gone, "the PF's programs had errors: {outcome:?}");
+        ensure!(
+            outcome.failed == 0 && !outcome.gone,
+            "the PF's programs had errors: {outcome:?}"
+        );
     }
     Ok(())
 }
