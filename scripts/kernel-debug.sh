@@ -3,7 +3,8 @@
 #
 # Builds the debug kernel (KASAN, lockdep, kmemleak, DMA debug, fault injection;
 # scripts/debug.config) from the stock kernel's source and prints its folder:
-# release, tree/ and kernel.elf as scripts/kernel.sh describes them.
+# release, tree/ and kernel.elf as scripts/kernel.sh describes them, and append,
+# what its command line needs.
 . "$(dirname "$0")/lib.sh"
 
 suffix=+vfetch-debug
@@ -24,6 +25,9 @@ build_inside() {
   # The modules as well: only they leave a Module.symvers.
   nice -n 15 make -j"$(nproc)" "${options[@]}" vmlinux modules
   make -s "${options[@]}" kernelrelease > ../release
+  # What the stock kernel does by itself: room for the VFs' BARs, which the
+  # firmware does not know. The kernel's own unit tests are not ours to run.
+  echo "pci=realloc kunit.enable=0" > ../append
   llvm-strip -o ../kernel.elf vmlinux
   grep -q '_RN' Module.symvers || { echo "Module.symvers has no Rust symbols"; exit 1; }
 

@@ -132,6 +132,9 @@ def qemu_command(a, work, fds):
     if a.device:
         cmd += ["-device", "vfetch,bus=rp0,id=vf0" + ("," + a.props if a.props else "")]
     cmd += shlex.split(a.qemu_args)
+    if os.path.exists(f"{a.kernel}/append"):
+        with open(f"{a.kernel}/append", encoding="ascii") as f:
+            append += " " + f.read().strip()
     return cmd + ["-append", f"{append} {a.append}".strip()]
 
 
