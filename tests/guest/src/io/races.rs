@@ -2,6 +2,9 @@
 
 //! Changes of a space while others use it.
 
+// A list of jobs is made for the one call that runs it.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
@@ -70,7 +73,7 @@ fn zeros_or_pattern(offset: u64, got: &[u8], owner: u16) -> Result<()> {
 }
 
 /// A job that reads and checks, and one that writes, at random places up to `bytes`.
-fn readers_and_writers<'a>(space: &'a Space, bytes: usize, owner: u16) -> Vec<Job<'a>> {
+fn readers_and_writers(space: &Space, bytes: usize, owner: u16) -> Vec<Job<'_>> {
     let mut jobs: Vec<Job<'_>> = Vec::new();
     for n in 0..2u64 {
         jobs.push(Box::new(move |round| {

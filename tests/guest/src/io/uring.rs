@@ -47,7 +47,7 @@ pub(crate) fn push(ring: &mut IoUring, requests: impl IntoIterator<Item = Entry>
         unsafe {
             ring.submission()
                 .push(&request.user_data(number))
-                .context("the ring is full")?
+                .context("the ring is full")?;
         };
     }
     Ok(())
@@ -153,7 +153,7 @@ pub(crate) fn vectors_and_registered_buffers_work() -> Result<()> {
     // SAFETY: The mapping stays until the ring is dropped below.
     unsafe {
         ring.submitter()
-            .register_buffers(&[vector((0, 32 * PAGE))])?
+            .register_buffers(&[vector((0, 32 * PAGE))])?;
     };
     let data = pattern(102, 2, 0, 20 * PAGE);
     buffers.fill(777, &data);

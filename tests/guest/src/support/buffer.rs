@@ -121,7 +121,7 @@ impl Area {
     /// Where no program can have memory.
     pub(crate) fn nowhere(address: usize, bytes: usize) -> Self {
         // The first page, and all but the lower half of the address space.
-        assert!(address < 4096 || address > 1 << 47);
+        assert!(!(4096..=1 << 47).contains(&address));
         Self {
             address: ptr::without_provenance_mut(address),
             bytes,

@@ -2,6 +2,9 @@
 
 //! What a call must fail with.
 
+// Values that are only compared read better in the calls than references to them.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::{fmt::Debug, io};
 
 use anyhow::{anyhow, bail, Result};

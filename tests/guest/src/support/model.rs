@@ -25,8 +25,8 @@ pub(crate) fn random(user: u64) -> Pcg64Mcg {
 }
 
 fn word(owner: u16, write: u16, offset: u64) -> [u8; 8] {
-    let place = offset / 8 & 0xffff;
-    (MARK << 48 | u64::from(owner) << 32 | u64::from(write) << 16 | place).to_le_bytes()
+    let place = (offset / 8) & 0xffff;
+    ((MARK << 48) | (u64::from(owner) << 32) | (u64::from(write) << 16) | place).to_le_bytes()
 }
 
 /// Fills `bytes`, which are at `offset` of a space of `owner`, by the pattern of its write number `write`.
@@ -84,7 +84,7 @@ fn describe(offset: u64, at: usize, bytes: &[u8]) -> String {
     };
     let word = u64::from_le_bytes(word);
     if word >> 48 == MARK {
-        let (owner, write) = (word >> 32 & 0xffff, word >> 16 & 0xffff);
+        let (owner, write) = ((word >> 32) & 0xffff, (word >> 16) & 0xffff);
         format!(
             "write {write} of space {owner} at {:#x} modulo 512 KiB",
             (word & 0xffff) * 8
