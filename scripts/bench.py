@@ -156,7 +156,7 @@ def show(b):
     out += heading("Throughput and time of a request")
     out += ["  link: share of what the link model allows with so many requests under way",
             "  own: virtual time a request takes beyond the link model: system call, driver,",
-            "       interrupts, scheduler and the benchmark; instr.: instructions of a request", ""]
+            "       interrupts, scheduler and the benchmark", "  instr.: instructions of a request", ""]
     out += [f"  {'op':<5} {'order':<5} {'block':>6} {'depth':>5} {'MB/s':>6} {'link':>6} {'p50 µs':>8} {'p99 µs':>8} "
             f"{'own µs':>8} {'instr.':>8}"]
     for kind in SETS:
@@ -201,8 +201,8 @@ def show(b):
         if function[1] != "user":
             out += [f"    {profile_trace.clip(profile_trace.label(function), 64):<64} {instructions / n:>8,.0f}"]
     own = b.own()
-    out += ["", f"  Own cost of a 4 KiB read: {own['read_4k']:,.0f} instructions, less "
-            f"{own['null_system_call']:,.0f} of a null system call: {own['beyond_null_system_call']:,.0f}.",
+    out += ["", f"  Own cost of a 4 KiB read: {own['read_4k']:,.0f} instructions, without a null system",
+            f"  call ({own['null_system_call']:,.0f}) {own['beyond_null_system_call']:,.0f}.",
             "  The data goes to the user's pages by DMA: there is no copy to leave out."]
     if own["of_it_polling"]:
         out += [f"  Of these {own['of_it_polling']:,.0f} look for the completion while the link is at work."]

@@ -40,7 +40,7 @@ case "${1:-}" in
 esac
 
 source=$("$VFETCH_TOP/scripts/device.sh" --source)
-step profile "$(key "$source" "$(sha256sum qemu/profile/*.c include/uapi/linux/vfetch.h)" \
+step profile "$(key "$source" "$(sha256sum qemu/profile/*.[ch] include/uapi/linux/vfetch.h)" \
     "$(sed -n '/^compile_inside()/,/^}/p' "$0")")" build "building the profiler"
 programs=$REPLY
 if [ "${1:-}" = --build ]; then echo "$programs"; exit; fi

@@ -20,6 +20,10 @@ scripts/kernel.sh >/dev/null
 scripts/module.sh >/dev/null
 scripts/device.sh >/dev/null
 scripts/tools.sh >/dev/null
+if [ -n "$ICOUNT" ]; then
+  programs=$(scripts/profile.sh --build)
+  export QEMU_ARGS="-plugin $programs/halt.so ${QEMU_ARGS:-}"
+fi
 
 say "booting Debian's kernel in QEMU, with a vfetch device of 1 PF and $VFS VFs …"
 # shellcheck disable=SC2016 # for the guest's shell

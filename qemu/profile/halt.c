@@ -23,12 +23,9 @@
 
 #include <qemu-plugin.h>
 
-QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
+#include "internal.h"
 
-/* QEMU's own; the binary exports them for its modules. */
-typedef struct CPUState CPUState;
-extern __thread CPUState *current_cpu;
-extern void icount_update(CPUState *cpu);
+QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
 static void halting(unsigned int cpu, void *unused)
 {
