@@ -55,7 +55,7 @@ module! {
     params: {
         timeout_ms: u32 {
             default: 2000,
-            description: "Time after which a transfer's queue is reset, 10 to 600000 (default 2000)",
+            description: "Time after which a transfer's queue is reset, 10 to 30000 (default 2000)",
         },
         queue_entries: u32 {
             default: 64,

@@ -113,9 +113,12 @@ impl Block {
         Ok(())
     }
 
-    /// The pages of `region`, which have frames, hold contents from now on, except lost ones. Returns how many
-    /// did not before.
-    pub(crate) fn fill(&mut self, region: Region) -> usize {
+    /// The pages of `region`, which have frames, are being written in `generation`: they hold contents from now on, except
+    /// lost ones. Returns how many did not before.
+    pub(crate) fn fill(&mut self, region: Region, generation: u32) -> usize {
+        if self.generation != generation {
+            return 0;
+        }
         let mut filled = 0;
         let mut left = region;
         while !left.is_empty() {
@@ -159,8 +162,7 @@ impl Block {
         self.frame_runs(self.present.or(&self.lost).and(&within))
     }
 
-    /// Takes the frames of the pages of `region` from the block: the pages, and whether their
-    /// frames hold zeros.
+    /// The runs of neighbouring frames of all pages in `region`.
     pub(crate) fn all_frames(
         &self,
         region: Region,

@@ -107,7 +107,9 @@ impl OpenFile for Space {
         if function.state() == State::Gone {
             return Err(ENODEV);
         }
-        KBox::pin_init(Space::new(function.clone()), GFP_KERNEL)
+        let space = KBox::pin_init(Space::new(function.clone()), GFP_KERNEL)?;
+        function.spaces.fetch_add(1, Relaxed);
+        Ok(space)
     }
 
     fn release(&self) {
@@ -149,12 +151,12 @@ impl OpenFile for Space {
         }
     }
 
-    fn poll(&self, poll: &Poll<'_>) -> Ready {
-        let (running, slot) = self.function().ordinary.poll(poll);
+    fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready {
+        let slot = self.function().ordinary.poll(poll);
         let gone = self.function().state() == State::Gone;
         let sized = self.bytes() > 0;
         Ready {
-            read: sized && running,
+            read: sized && slot,
             write: sized && slot,
             error: gone || self.lost_pages() > 0,
             hangup: gone,

@@ -6,9 +6,9 @@ use kernel::device::Core;
 use kernel::pci;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
-use kernel::sync::Arc;
+use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::delay::fsleep;
-use kernel::time::{Delta, Msecs};
+use kernel::time::{Delta, Instant, Monotonic, Msecs};
 
 use super::memory::Memory;
 use super::params::Parameters;
@@ -54,6 +54,16 @@ impl State {
     }
 }
 
+/// What those who stop and start the queues agree on.
+#[derive(Default)]
+struct Life {
+    /// Resets by the PCI core that have begun and not ended: its own, and one of its PF. Until the last of them has
+    /// ended the device may not answer, and nobody else may judge or touch it.
+    resets: u32,
+    /// It was shut down.
+    down: bool,
+}
+
 /// A function.
 #[pin_data]
 pub(crate) struct Function {
@@ -76,8 +86,15 @@ pub(crate) struct Function {
     state: Atomic<u32>,
     /// The device's count of resets when we last looked.
     device_generation: Atomic<u32>,
-    /// It was shut down.
-    down: Atomic<bool>,
+    #[pin]
+    life: Mutex<Life>,
+}
+
+/// A range of device memory that is being zeroed.
+struct Scrub<'a> {
+    slot: Slot<'a>,
+    at: u64,
+    bytes: u64,
 }
 
 impl Function {
@@ -128,7 +145,7 @@ impl Function {
                 recovery,
                 state: Atomic::new(State::Recovering.number()),
                 device_generation: Atomic::new(device_generation),
-                down: Atomic::new(false),
+                life <- new_mutex!(Life::default(), "vfetch: life"),
             }),
             GFP_KERNEL,
         )?;
@@ -204,55 +221,87 @@ impl Function {
     pub(crate) fn scrub(&self, ranges: impl Iterator<Item = (u64, u64)>) -> Result {
         /// Scrubs in flight together, so that their latencies overlap.
         const DEPTH: usize = 8;
-        let most = u64::from(self.description.max_bytes & !(hw::VFETCH_PAGE_BYTES - 1));
-        let mut flights: [Option<(Slot<'_>, u64)>; DEPTH] = [const { None }; DEPTH];
+        // All that is in flight together shall end well within the time-out.
+        let in_time = u64::from(self.description.mem_bytes_per_us)
+            .saturating_mul(u64::from(self.parameters.timeout_ms) * 1000)
+            / (4 * DEPTH as u64);
+        let page = u64::from(hw::VFETCH_PAGE_BYTES);
+        let most = u64::from(self.description.max_bytes).min(in_time).max(page) / page * page;
+        let mut flights: [Option<Scrub<'_>>; DEPTH] = [const { None }; DEPTH];
         let mut next = 0usize;
-        let end = |flight: Option<(Slot<'_>, u64)>| -> Result {
-            if let Some((slot, bytes)) = flight {
-                slot.wait()?;
-                self.stats.scrubbed_bytes.add(bytes);
-            }
-            Ok(())
-        };
         for (first, bytes) in ranges {
             let outer = first.saturating_add(bytes);
             let mut at = first;
             while at < outer {
                 let piece = (outer - at).min(most);
-                if let Some(flight) = flights.get_mut(next % DEPTH) {
-                    end(flight.take())?;
+                let busy = flights
+                    .get_mut(next % DEPTH)
+                    .is_some_and(|flight| flight.is_some());
+                if busy {
+                    // All of them: what has to be done again is done with no slot in hand.
+                    self.end_scrubs(&mut flights)?;
                 }
-                let command = Command::Scrub {
-                    device_addr: at,
-                    // CAST: at most `max_bytes`.
-                    bytes: piece as u32,
-                };
-                let slot = loop {
-                    let slot = match self.ordinary.reserve(true) {
-                        Err(EAGAIN) => {
-                            // Nobody waits for a slot while having one: see `Pipeline::slot`.
-                            for flight in &mut flights {
-                                end(flight.take())?;
-                            }
-                            self.ordinary.reserve_uninterrupted()?
-                        }
-                        taken => taken?,
-                    };
-                    match slot.submit(command, || true) {
-                        Ok(()) => break slot,
-                        Err(Failure::Recovering) => {}
-                        Err(failure) => return Err(failure.into()),
+                let started = match self.start_scrub(at, piece, true) {
+                    Err(EAGAIN) => {
+                        // Nobody waits for a slot while having one: see `Pipeline::slot`.
+                        self.end_scrubs(&mut flights)?;
+                        self.start_scrub(at, piece, false)?
                     }
+                    started => started?,
                 };
                 if let Some(flight) = flights.get_mut(next % DEPTH) {
-                    *flight = Some((slot, piece));
+                    *flight = Some(started);
                 }
                 next = next.wrapping_add(1);
                 at += piece;
             }
         }
-        for flight in &mut flights {
-            end(flight.take())?;
+        self.end_scrubs(&mut flights)
+    }
+
+    /// Starts to zero `bytes` from `at`. EAGAIN, if `nonblocking`, when there is no slot.
+    fn start_scrub(&self, at: u64, bytes: u64, nonblocking: bool) -> Result<Scrub<'_>> {
+        let command = Command::Scrub {
+            device_addr: at,
+            // CAST: at most `max_bytes`.
+            bytes: bytes as u32,
+        };
+        loop {
+            let slot = if nonblocking {
+                self.ordinary.reserve(true)?
+            } else {
+                self.ordinary.reserve_uninterrupted()?
+            };
+            match slot.submit(command, || true) {
+                Ok(()) => return Ok(Scrub { slot, at, bytes }),
+                Err(Failure::Recovering) if !nonblocking => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Waits for `flights`. What a reset of the queue has ended, because of somebody else's descriptor perhaps, is done again.
+    fn end_scrubs<'a, const N: usize>(&'a self, flights: &mut [Option<Scrub<'a>>; N]) -> Result {
+        const TRIES: u32 = 3;
+        let mut again = [(0u64, 0u64); N];
+        for (flight, again) in flights.iter_mut().zip(&mut again) {
+            if let Some(scrub) = flight.take() {
+                match scrub.slot.wait() {
+                    Ok(()) => self.stats.scrubbed_bytes.add(scrub.bytes),
+                    Err(Failure::Aborted) => *again = (scrub.at, scrub.bytes),
+                    Err(failure) => return Err(failure.into()),
+                }
+            }
+        }
+        for (at, bytes) in again.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            let mut outcome = Err(Failure::Aborted);
+            for _ in 0..TRIES {
+                if outcome == Err(Failure::Aborted) {
+                    outcome = self.start_scrub(at, bytes, false)?.slot.wait();
+                }
+            }
+            outcome?;
+            self.stats.scrubbed_bytes.add(bytes);
         }
         Ok(())
     }
@@ -268,8 +317,8 @@ impl Function {
 
     /// Looks every so often until `done`, for at most `time`.
     fn look(&self, time: Msecs, mut done: impl FnMut() -> bool) -> bool {
-        let looks = i64::from(time) * 1000 / Self::LOOK_US;
-        for _ in 0..looks {
+        let start = Instant::<Monotonic>::now();
+        while start.elapsed() < Delta::from_millis(i64::from(time)) {
             if done() {
                 return true;
             }
@@ -288,6 +337,8 @@ impl Function {
             return Err(EIO);
         }
         queue.abort(Failure::Aborted);
+        // Done with earlier troubles: what timed out meanwhile has ended.
+        queue.take_sick();
         self.synchronise()?;
         queue.start()
     }
@@ -295,6 +346,10 @@ impl Function {
     /// Learns whether the device has scrubbed the function's memory behind our back.
     fn synchronise(&self) -> Result {
         let generation = self.registers.read32(hw::VFETCH_REG_GENERATION)?;
+        // In this order: what an absent device reads as is no generation.
+        if !self.registers.present() {
+            return Err(ENODEV);
+        }
         if self
             .device_generation
             .xchg(generation, kernel::sync::atomic::Full)
@@ -312,6 +367,11 @@ impl Function {
         let Ok(device) = self.enter() else {
             return;
         };
+        let life = self.life.lock();
+        if life.resets > 0 || life.down {
+            // Who resets it, or shuts it down, sees to the queues.
+            return;
+        }
         if !self.registers.present() {
             dev_err!(&*device, "the device does not answer any more\n");
             self.give_up(&device);
@@ -335,6 +395,8 @@ impl Function {
             self.set_state(State::Ready);
             return;
         }
+        // The callbacks of the reset take it.
+        drop(life);
         dev_warn!(
             &*device,
             "the queue reset did not help, resetting the function\n"
@@ -350,14 +412,16 @@ impl Function {
             }
             fsleep(Delta::from_millis(10));
         }
-        if self.state() != State::Ready {
+        let life = self.life.lock();
+        // A reset that is under way decides itself, and so does who unbinds it.
+        if self.state() == State::Recovering && life.resets == 0 {
             dev_err!(&*device, "the function is beyond recovery: {:?}\n", result);
             self.give_up(&device);
         }
     }
 
     /// The function cannot be used any more. Keeps the device from host memory, and ends what is in flight.
-    fn give_up(&self, device: &pci::Device<kernel::device::Bound>) {
+    pub(crate) fn give_up(&self, device: &pci::Device<kernel::device::Bound>) {
         self.set_state(State::Gone);
         for queue in self.queues() {
             queue.give_up();
@@ -369,28 +433,40 @@ impl Function {
     }
 
     /// The function is about to be reset by the PCI core.
+    ///
+    /// Resets may overlap (a VF's own and its PF's): each is prepared and done once.
     pub(crate) fn reset_prepare(&self) {
+        let mut life = self.life.lock();
+        life.resets = life.resets.saturating_add(1);
         self.set_state(State::Recovering);
         for queue in self.queues() {
             queue.stop();
         }
     }
 
-    /// The function was reset. Brings it to work again, or gives it up.
-    pub(crate) fn reset_done(&self, device: &pci::Device<kernel::device::Bound>) {
+    /// Whether the device has scrubbed the function's memory since we last looked: whether a reset really was one.
+    pub(crate) fn was_scrubbed(&self) -> bool {
         let before = self.device_generation.load(Relaxed);
-        let mut result = Ok(());
-        if self.registers.read32(hw::VFETCH_REG_GENERATION) != Ok(before)
-            && self.registers.present()
-        {
-            // It really was: nothing of it touches host memory any more.
+        let now = self.registers.read32(hw::VFETCH_REG_GENERATION);
+        // In this order: what an absent device reads as is no generation.
+        self.registers.present() && now != Ok(before)
+    }
+
+    /// The function was reset. Brings it to work again, or gives it up, as it does at once if `fit` is an error.
+    pub(crate) fn reset_done(&self, device: &pci::Device<kernel::device::Bound>, fit: Result) {
+        let mut life = self.life.lock();
+        life.resets = life.resets.saturating_sub(1);
+        if life.resets > 0 || life.down || self.state() == State::Gone {
+            return;
+        }
+        if self.was_scrubbed() {
+            // It really was reset: nothing of it touches host memory any more.
             for queue in self.queues() {
                 queue.abort(Failure::Aborted);
             }
         }
+        let mut result = fit;
         for queue in self.queues() {
-            // Done with earlier troubles.
-            queue.take_sick();
             result = result.and_then(|()| self.reset_queue(queue));
         }
         match result {
@@ -408,14 +484,16 @@ impl Function {
     ///
     /// To be called with the device's lock held, as probe and unbind are. A second call does nothing.
     pub(crate) fn shut_down(&self, device: &pci::Device<kernel::device::Bound>) {
-        if self.down.xchg(true, kernel::sync::atomic::Full) {
-            return;
-        }
         self.set_state(State::Gone);
         for queue in self.queues() {
             queue.give_up();
         }
+        // Not with the lock, which the recovery takes.
         self.recovery.close();
+        let mut life = self.life.lock();
+        if core::mem::replace(&mut life.down, true) {
+            return;
+        }
         if self.registers.present() {
             let idle = || self.queues().iter().all(|queue| queue.is_idle());
             self.look(self.parameters.timeout_ms, idle);
@@ -432,6 +510,7 @@ impl Function {
         for queue in self.queues() {
             queue.abort(Failure::Gone);
         }
+        drop(life);
         self.bound.close();
         for queue in self.queues() {
             queue.free_rings();

@@ -71,10 +71,10 @@ impl Memory {
         self.frames.lock().map.take(most).ok_or(EIO)
     }
 
-    /// Gives back frames that hold zeros, or (`!clean`) may not.
-    pub(crate) fn give(&self, run: FrameRun, clean: bool) {
+    /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do.
+    pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32) {
         let mut frames = self.frames.lock();
-        let given = if clean {
+        let given = if clean || frames.generation != generation {
             frames.map.give(run)
         } else {
             frames.map.give_dirty(run)

@@ -19,8 +19,9 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// Shortest and longest time-out. Shorter ones would reset queues that are only busy.
-    const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 10..=600_000;
+    /// Shortest and longest time-out. Shorter ones would reset queues that are only busy; with longer
+    /// ones tasks that wait, which cannot be interrupted, would be taken for hung.
+    const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 10..=30_000;
     /// Longest time without sleeping; more would only heat the room.
     const SPIN_US: core::ops::RangeInclusive<u32> = 0..=1000;
     /// Fewest and most slots, as powers of two.

@@ -8,6 +8,7 @@ use kernel::pci;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
+use kernel::time::{delay::fsleep, Delta};
 
 use super::function::{Function, Identity};
 use super::params::Parameters;
@@ -36,6 +37,9 @@ pub(crate) struct Bound<'bound> {
 
 impl Drop for Bound<'_> {
     fn drop(&mut self) {
+        if let Some(registry) = registry::get() {
+            registry.set(self.function.identity.address, None);
+        }
         self.function.shut_down(self.device);
     }
 }
@@ -100,16 +104,41 @@ fn partition(registers: &Registers) -> Result {
     Ok(())
 }
 
+/// Stops queues that somebody before us may have left running (a kernel that crashed): they would write to where its
+/// rings were as soon as the function may access memory.
+fn quiesce(registers: &Registers) -> Result {
+    const LOOKS: u32 = 5000;
+    const LOOK_US: i64 = 100;
+    for queue in 0..registers
+        .read32(hw::VFETCH_REG_QUEUES)?
+        .min(hw::VFETCH_MAX_QUEUES)
+    {
+        let base = hw::VFETCH_QUEUE_BASE + queue * hw::VFETCH_QUEUE_STRIDE;
+        registers.write32(base + hw::VFETCH_QREG_CONTROL, hw::VFETCH_QCTL_RESET)?;
+        let busy = hw::VFETCH_QSTAT_ENABLED | hw::VFETCH_QSTAT_RESETTING;
+        let mut looks = 0;
+        while registers.read32(base + hw::VFETCH_QREG_STATUS)? & busy != 0 {
+            looks += 1;
+            if looks > LOOKS {
+                return Err(EIO);
+            }
+            fsleep(Delta::from_micros(LOOK_US));
+        }
+    }
+    Ok(())
+}
+
 impl Driver {
     /// Makes the function of `device` and starts it.
     fn bring_up(device: &pci::Device<Core<'_>>, parameters: Parameters) -> Result<Arc<Function>> {
         let registry = registry::get().ok_or(ENODEV)?;
         device.enable_device_mem()?;
-        device.set_master();
         sys_pci::set_dma_mask(device, DmaMask::new::<64>())?;
         let bar = device.iomap_region_sized(hw::VFETCH_BAR_REGS, c"vfetch")?;
         let registers = Arc::new(Registers::new(bar.into_devres()?), GFP_KERNEL)?;
         let mut description = Description::read(&registers)?;
+        quiesce(&registers)?;
+        device.set_master();
         let address = sys_pci::address(device);
         let physical = sys_pci::physical_function(device);
         if physical.is_none() && sys_pci::enabled_vfs(device) == 0 {
@@ -215,7 +244,7 @@ impl sys_pci::SriovDriver for Driver {
         data.function.reset_prepare();
         // A PF takes its VFs with it, and nobody tells them.
         if let Some(registry) = registry::get() {
-            for vf in &registry.vfs_of(data.function.identity.address) {
+            for vf in registry.vfs_of(data.function.identity.address) {
                 vf.reset_prepare();
                 // One whose lock cannot be had is being reset or unbound itself.
                 let _ = sys_pci::try_keep_config(vf.bound.device(), false);
@@ -224,18 +253,21 @@ impl sys_pci::SriovDriver for Driver {
     }
 
     fn reset_done<'bound>(device: &'bound pci::Device<Core<'_>>, data: Pin<&Self::Data<'bound>>) {
-        if data.function.identity.physical.is_none() {
-            if let Err(error) = partition(&data.function.registers) {
-                dev_err!(device, "memory cannot be divided again: {:?}\n", error);
-            }
-        }
-        data.function.reset_done(device);
-        if let Some(registry) = registry::get() {
-            for vf in &registry.vfs_of(data.function.identity.address) {
-                let _ = sys_pci::try_keep_config(vf.bound.device(), true);
-                if let Ok(bound) = vf.enter() {
-                    vf.reset_done(&bound);
-                }
+        let function = &data.function;
+        // A PF that was reset has all of the memory again.
+        let fit = if function.identity.physical.is_none() && function.was_scrubbed() {
+            partition(&function.registers)
+        } else {
+            Ok(())
+        };
+        function.reset_done(device, fit);
+        let Some(registry) = registry::get() else {
+            return;
+        };
+        for vf in registry.vfs_of(function.identity.address) {
+            let _ = sys_pci::try_keep_config(vf.bound.device(), true);
+            if let Ok(bound) = vf.enter() {
+                vf.reset_done(&bound, fit);
             }
         }
     }
@@ -245,7 +277,7 @@ impl sys_pci::SriovDriver for Driver {
 /// could not do it in this order.
 pub(crate) fn disable_all_vfs() {
     if let Some(registry) = registry::get() {
-        for pf in &registry.pfs() {
+        for pf in registry.pfs() {
             sys_pci::disable_vfs_rescan_locked(pf.bound.device());
         }
     }

@@ -382,11 +382,10 @@ impl Queue {
     }
 
     /// What poll says: whether a slot could be had at once.
-    pub(crate) fn poll(&self, poll: &Poll<'_>) -> (bool, bool) {
+    pub(crate) fn poll<'a>(&'a self, poll: &Poll<'a>) -> bool {
         poll.register(&self.changed);
         let inner = self.inner.lock();
-        let running = inner.mode == Mode::Running;
-        (running, running && !inner.free.is_empty())
+        inner.mode == Mode::Running && !inner.free.is_empty()
     }
 
     /// Has everybody who waits or polls look again.
@@ -395,10 +394,6 @@ impl Queue {
     }
 
     /// Takes completions from the ring and ends their slots. Returns whether there was any.
-    fn drain(&self) -> bool {
-        self.drain_locked(&mut self.inner.lock())
-    }
-
     fn drain_locked(&self, inner: &mut Inner) -> bool {
         let Some(rings) = inner.rings.as_ref() else {
             return false;
@@ -515,6 +510,9 @@ impl Queue {
     pub(crate) fn start(&self) -> Result {
         {
             let mut inner = self.inner.lock();
+            if inner.mode != Mode::Stopped {
+                return Err(ENODEV);
+            }
             inner.sq_tail = 0;
             inner.cq_head = 0;
             inner.cq_told = 0;
@@ -594,10 +592,10 @@ impl Queue {
     /// Ends everything that is in flight. To be called only when the device cannot touch its memory any
     /// more: after an acknowledged reset, or when it is gone.
     pub(crate) fn abort(&self, failure: Failure) {
-        // What was completed was completed.
-        while self.drain() {}
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        // What was completed was completed.
+        self.drain_locked(inner);
         for (slot, state) in inner.states.iter_mut().enumerate() {
             self.end(slot, state, &mut inner.sleepers, Err(failure));
         }
@@ -757,11 +755,9 @@ impl Slot<'_> {
         if !is_over() && self.fall_asleep() {
             let time = Some(queue.timeout_ms);
             if waiter.ended.wait(Signals::None, time, is_over) == Waited::TimedOut {
-                // The completion may be there and its interrupt lost.
-                queue.drain();
-                if !is_over() {
+                if self.is_stuck() {
                     queue.stats.timeouts.count();
-                    queue.call_for_help();
+                    queue.recovery.request();
                     waiter.ended.wait(Signals::None, None, is_over);
                 }
             }
@@ -772,6 +768,22 @@ impl Slot<'_> {
             Some(SlotState::Idle) => Ok(()),
             _ => Err(Failure::Gone),
         }
+    }
+
+    /// Whether it has not ended although its time is over. The queue is to be reset then.
+    fn is_stuck(&self) -> bool {
+        let queue = self.queue;
+        let mut inner = queue.inner.lock();
+        // The completion may be there and its interrupt lost, which the others wait for too.
+        queue.drain_locked(&mut inner);
+        queue.tell_head(&mut inner);
+        let state = inner.states.get(usize::from(self.slot));
+        let stuck = matches!(state, Some(SlotState::InFlight { .. }));
+        if stuck {
+            // Under the lock: a reset that is under way ends this transfer first, and then forgets.
+            queue.sick.store(true, Release);
+        }
+        stuck
     }
 
     /// Waits a while without sleeping if that promises to be enough.

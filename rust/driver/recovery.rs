@@ -47,7 +47,9 @@ impl Recovery {
 
     /// Asks for a recovery, in a context that may sleep. One that is already asked for is not asked for twice.
     pub(crate) fn request(self: &Arc<Self>) {
-        if self.function.lock().is_some() {
+        // The lock is held until it is queued: what is queued afterwards `close` would not see.
+        let function = self.function.lock();
+        if function.is_some() {
             // When it is queued already, the reference comes back, and is dropped.
             let _ = system_unbound().enqueue(self.clone());
         }

@@ -84,29 +84,35 @@ impl Registry {
             .map(|entry| entry.node)
     }
 
-    /// The bound functions that `which` asks for. Fewer when there is no memory to list them.
-    fn functions(&self, which: impl Fn(&Function) -> bool) -> KVec<Arc<Function>> {
-        let mut found = KVec::new();
-        for function in self
-            .entries
-            .lock()
-            .iter()
-            .filter_map(|entry| entry.function.as_ref())
-        {
-            if which(function) && found.push(function.clone(), GFP_KERNEL).is_err() {
-                break;
-            }
-        }
-        found
+    /// The bound functions of which `which` says so, in the order of their addresses.
+    ///
+    /// Those that are bound or unbound meanwhile may be among them. The lock is not held while the caller deals with
+    /// one, and nothing is allocated: none is left out for lack of memory.
+    fn functions<'a>(
+        &'a self,
+        which: impl Fn(&Function) -> bool + 'a,
+    ) -> impl Iterator<Item = Arc<Function>> + 'a {
+        let mut last: Option<Address> = None;
+        core::iter::from_fn(move || {
+            let entries = self.entries.lock();
+            let next = entries
+                .iter()
+                .filter(|entry| last.is_none_or(|last| entry.address > last))
+                .filter_map(|entry| entry.function.as_ref())
+                .filter(|function| which(function))
+                .min_by_key(|function| function.identity.address)?;
+            last = Some(next.identity.address);
+            Some(next.clone())
+        })
     }
 
     /// The bound VFs of the PF at `address`.
-    pub(crate) fn vfs_of(&self, address: Address) -> KVec<Arc<Function>> {
-        self.functions(|function| function.identity.physical == Some(address))
+    pub(crate) fn vfs_of(&self, address: Address) -> impl Iterator<Item = Arc<Function>> + '_ {
+        self.functions(move |function| function.identity.physical == Some(address))
     }
 
     /// The bound PFs.
-    pub(crate) fn pfs(&self) -> KVec<Arc<Function>> {
+    pub(crate) fn pfs(&self) -> impl Iterator<Item = Arc<Function>> + '_ {
         self.functions(|function| function.identity.physical.is_none())
     }
 }

@@ -79,6 +79,8 @@ pub(crate) struct Description {
     pub(crate) link_bytes_per_us: u32,
     /// This function's weight on the link.
     pub(crate) link_weight: u32,
+    /// Rate of fills.
+    pub(crate) mem_bytes_per_us: u32,
 }
 
 impl Description {
@@ -101,14 +103,15 @@ impl Description {
             link_latency_ns: registers.read32(hw::VFETCH_REG_LINK_LATENCY_NS)?,
             link_bytes_per_us: registers.read32(hw::VFETCH_REG_LINK_BYTES_PER_US)?,
             link_weight: registers.read32(hw::VFETCH_REG_LINK_WEIGHT)?,
+            mem_bytes_per_us: registers.read32(hw::VFETCH_REG_MEM_BYTES_PER_US)?,
         };
         let sane = this.number <= hw::VFETCH_MAX_VFS
             && (2..=hw::VFETCH_MAX_QUEUES).contains(&this.queues)
             && (hw::VFETCH_MIN_ORDER..=hw::VFETCH_MAX_ORDER).contains(&this.max_order)
             && this.max_sg >= 2
             && this.max_bytes >= hw::VFETCH_PAGE_BYTES
-            // Frame numbers are 32 bits.
-            && this.mem_bytes / u64::from(hw::VFETCH_PAGE_BYTES) < u64::from(u32::MAX);
+            // Frame numbers are 32 bits, and are rounded up to whole words of a map.
+            && this.mem_bytes / u64::from(hw::VFETCH_PAGE_BYTES) < u64::from(u32::MAX - 64);
         if sane {
             Ok(this)
         } else {

@@ -125,7 +125,6 @@ fn bytes_of(run: FrameRun) -> (u64, u64) {
 impl Space {
     /// A space of 0 bytes.
     pub(crate) fn new(function: Arc<Function>) -> impl PinInit<Self, Error> {
-        function.spaces.fetch_add(1, Relaxed);
         try_pin_init!(Self {
             function,
             bytes: Atomic::new(0),
@@ -146,8 +145,9 @@ impl Space {
 
     /// Its pages that are lost.
     pub(crate) fn lost_pages(&self) -> u64 {
-        let generation = self.function.memory.generation();
         let mut table = self.table.lock();
+        // With the lock, here and below: a block shall not go back to a former generation.
+        let generation = self.function.memory.generation();
         let blocks = table.blocks.iter_mut().flatten();
         blocks
             .map(|block| {
@@ -189,8 +189,14 @@ impl Space {
             &mut lost,
         );
         pipeline.finish();
-        let moved = pipeline.moved();
+        let mut moved = pipeline.moved();
         if lost {
+            // A lost page is written as a whole or not at all.
+            let end = whole.start + moved as u64;
+            if self.is_amid_lost(end) {
+                // CAST: less than a page.
+                moved = moved.saturating_sub((end % PAGE) as usize);
+            }
             if let Some(generation) = pipeline.generation() {
                 self.overwritten(whole.start..whole.start + moved as u64, generation);
             }
@@ -259,8 +265,12 @@ impl Space {
                         pages: most_pages.min(bytes.div_ceil(PAGE as usize) + 1),
                     };
                     let memory = caller.take(device, limits)?;
-                    at += memory.bytes() as u64;
+                    let begun = at..at + memory.bytes() as u64;
                     pipeline.start(memory, addr, generation, nonblocking)?;
+                    if caller.direction() == Direction::ToDevice {
+                        self.begun(&begun, generation);
+                    }
+                    at = begun.end;
                 }
             }
         }
@@ -269,10 +279,10 @@ impl Space {
 
     /// Where the first of `bytes`, which are not empty and lie within the space, are. EIO when they are lost.
     fn locate(&self, bytes: Range<u64>) -> Result<Piece> {
-        let generation = self.function.memory.generation();
         let base = bytes.start / BLOCK * BLOCK;
         let region = pages_of(&bytes, base).ok_or(EINVAL)?;
         let mut table = self.table.lock();
+        let generation = self.function.memory.generation();
         // CAST: as in `blocks_of`.
         let (run, contents, frame) = match table.blocks.get_mut((base / BLOCK) as usize) {
             Some(Some(block)) => {
@@ -299,7 +309,6 @@ impl Space {
     /// Where the first of `bytes`, which are not empty and lie within the space, are to be written. They are part of a
     /// write of `whole`: EIO when they are lost and it does not cover their page. `lost` is set when a lost page is covered.
     fn place(&self, bytes: Range<u64>, whole: &Range<u64>, lost: &mut bool) -> Result<Piece> {
-        let generation = self.function.memory.generation();
         let base = bytes.start / BLOCK * BLOCK;
         // CAST: as in `blocks_of`.
         let index = (base / BLOCK) as usize;
@@ -308,7 +317,7 @@ impl Space {
         if table.blocks.get(index).ok_or(EINVAL)?.is_none() {
             // Not under the lock: allocating may wait for memory.
             drop(table);
-            let block = Block::new(generation)?;
+            let block = Block::new(self.function.memory.generation())?;
             table = self.table.lock();
             table
                 .blocks
@@ -321,6 +330,7 @@ impl Space {
             .get_mut(index)
             .and_then(Option::as_mut)
             .ok_or(EINVAL)?;
+        let generation = self.function.memory.generation();
         block.settle(generation);
         // Pages of one kind at a time.
         let (run, contents, _) = block.leading_run(region);
@@ -338,11 +348,7 @@ impl Space {
         }
         block.frame(region, &self.function.memory)?;
         let (region, frame) = block.neighbours(region);
-        let filled = block.fill(region);
         drop(table);
-        if filled > 0 {
-            self.function.memory.count_pages(generation, filled, 0);
-        }
         let end = bytes.end.min(base + region.outer() as u64 * PAGE);
         Ok(Piece::Device {
             addr: u64::from(frame) * PAGE + bytes.start % PAGE,
@@ -350,6 +356,37 @@ impl Space {
             bytes: (end - bytes.start) as usize,
             generation,
         })
+    }
+
+    /// `bytes`, of one block, are being written in `generation`: their pages have contents.
+    fn begun(&self, bytes: &Range<u64>, generation: u32) {
+        let base = bytes.start / BLOCK * BLOCK;
+        let Some(region) = pages_of(bytes, base) else {
+            return;
+        };
+        let filled = {
+            let mut table = self.table.lock();
+            // CAST: as in `blocks_of`.
+            match table.blocks.get_mut((base / BLOCK) as usize) {
+                Some(Some(block)) => block.fill(region, generation),
+                _ => 0,
+            }
+        };
+        if filled > 0 {
+            self.function.memory.count_pages(generation, filled, 0);
+        }
+    }
+
+    /// Whether the page that `at` lies in the middle of is lost.
+    fn is_amid_lost(&self, at: u64) -> bool {
+        let base = at / BLOCK * BLOCK;
+        at % PAGE != 0
+            && pages_of(&(at..at + 1), base).is_some_and(|page| {
+                let table = self.table.lock();
+                // CAST: as in `blocks_of`.
+                let block = table.blocks.get((base / BLOCK) as usize);
+                matches!(block, Some(Some(block)) if block.leading_run(page).1 == Contents::Lost)
+            })
     }
 
     /// `bytes` were written in `generation`: the pages that they cover are not lost any more.
@@ -439,7 +476,7 @@ impl Space {
             block.settle(generation);
             let clean = scrub(&mut block.used_frames(region).map(|(_, run)| bytes_of(run)));
             for (_, run) in block.all_frames(region) {
-                memory.give(run, clean);
+                memory.give(run, clean, generation);
             }
             let (contents, frames) = block.unframe(region);
             memory.count_pages(generation, 0, contents);

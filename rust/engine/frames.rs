@@ -99,11 +99,15 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         if most == 0 {
             return None;
         }
-        let run = self
-            .search(self.next, self.total, most)
-            .into_iter()
-            .chain(self.search(0, self.total, most))
-            .max_by_key(|run| (run.count, core::cmp::Reverse(run.first)))?;
+        let ahead = self.search(self.next, self.total, most);
+        let run = match ahead {
+            Some(run) if run.count == most => run,
+            // Behind, and across the place where this search began.
+            _ => ahead
+                .into_iter()
+                .chain(self.search(0, self.total, most))
+                .max_by_key(|run| (run.count, core::cmp::Reverse(run.first)))?,
+        };
         self.mark(run, true);
         self.free -= run.count;
         self.promised -= run.count;
@@ -120,7 +124,11 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
                 // Whole words without a free frame are skipped at once.
                 let word = at / 64;
                 let full = self.used_word(word) == u64::MAX;
-                at = if full { (word + 1) * 64 } else { at + 1 };
+                at = if full {
+                    (word + 1).saturating_mul(64)
+                } else {
+                    at + 1
+                };
                 continue;
             }
             let mut count = 1;

@@ -27,7 +27,7 @@ pub(crate) struct Segment {
 /// stops being accessible.
 pub(crate) fn zero(iter: &mut IovIterDest<'_>, bytes: usize) -> usize {
     // SAFETY: The iterator is valid.
-    unsafe { bindings::iov_iter_zero(bytes, iter.as_raw()) }
+    unsafe { shim::vfetch_iter_zero(iter.as_raw(), bytes) }
 }
 
 /// How much of a buffer to take at a time.

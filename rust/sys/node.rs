@@ -64,7 +64,7 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     fn ioctl(&self, command: u32, argument: Argument) -> Result;
 
     /// Registers what may change the answer, then says what is ready.
-    fn poll(&self, poll: &Poll<'_>) -> Ready;
+    fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready;
 
     /// The file's size, which `SEEK_END` and no more is relative to.
     fn size(&self) -> u64;
@@ -261,18 +261,94 @@ impl<T: OpenFile> Operations<T> {
         }
     }
 
+    /// Bytes that are left of the buffer.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is valid.
+    unsafe fn left(iter: *const bindings::iov_iter) -> usize {
+        // SAFETY: By this function's contract.
+        unsafe { (*iter).__bindgen_anon_1.__bindgen_anon_1.as_ref().count }
+    }
+
+    /// Calls `attempt` until nothing of the buffer is left, or it moves nothing; the offset is that of the
+    /// buffer's next byte. `fault_in` makes up to so many of its next bytes accessible and returns how many it could not.
+    ///
+    /// During an attempt pages of the buffer that are not there are not waited for: user space decides how long
+    /// that takes (userfaultfd, FUSE), and must not hold up others who want what the attempt holds. They are brought
+    /// in between attempts.
+    ///
+    /// # Safety
+    ///
+    /// `kiocb` and `iter` are of this call, and of a file of this table. `attempt` leaves `iter` valid.
+    unsafe fn attempts(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+        mut attempt: impl FnMut(Request) -> Result<usize>,
+        fault_in: unsafe extern "C" fn(*const bindings::iov_iter, usize) -> usize,
+    ) -> isize {
+        /// Bytes that are brought in at a time.
+        const AHEAD: usize = 1 << 20;
+        /// Times that may be in vain: brought in, and gone again before they could be pinned.
+        const PATIENCE: u32 = 8;
+        // SAFETY: By this function's contract.
+        let request = match unsafe { Self::request(kiocb) } {
+            Ok(request) => request,
+            Err(error) => return error.to_errno() as isize,
+        };
+        let (mut total, mut vain) = (0usize, 0);
+        let result = loop {
+            // SAFETY: By this function's contract, here and below.
+            let before = unsafe { Self::left(iter) };
+            // SAFETY: By this function's contract.
+            unsafe { (*iter).nofault = true };
+            let moved = attempt(Request {
+                offset: request.offset.saturating_add(total as u64),
+                ..request
+            });
+            // SAFETY: By this function's contract; what was taken was taken in this attempt.
+            unsafe {
+                (*iter).nofault = false;
+                Self::give_back(iter, before.saturating_sub(Self::left(iter)), &moved);
+            }
+            match moved {
+                Ok(0) => break Ok(total),
+                Ok(bytes) => {
+                    total = total.saturating_add(bytes);
+                    vain = 0;
+                    // SAFETY: As above.
+                    if unsafe { Self::left(iter) } == 0 {
+                        break Ok(total);
+                    }
+                }
+                Err(EFAULT) if vain < PATIENCE => {
+                    vain += 1;
+                    // SAFETY: As above.
+                    let ahead = unsafe { Self::left(iter) }.min(AHEAD);
+                    // SAFETY: The iterator is valid; nothing is held here that others wait for.
+                    if ahead == 0 || unsafe { fault_in(iter, ahead) } == ahead {
+                        break if total > 0 { Ok(total) } else { Err(EFAULT) };
+                    }
+                }
+                Err(_) if total > 0 => break Ok(total),
+                Err(error) => break Err(error),
+            }
+        };
+        // SAFETY: By this function's contract.
+        unsafe { Self::advance(kiocb, result) }
+    }
+
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
         // SAFETY: Both are valid for this call, and of a file of this table.
         unsafe {
-            let to = IovIterDest::from_raw(iter);
-            let before = to.len();
-            let moved = Self::request(kiocb)
-                .and_then(|request| Self::opened((*kiocb).ki_filp).read(request, to));
-            Self::give_back(iter, before.saturating_sub(to.len()), &moved);
-            Self::advance(kiocb, moved)
+            let attempt = |request| {
+                let to = IovIterDest::from_raw(iter);
+                Self::opened((*kiocb).ki_filp).read(request, to)
+            };
+            Self::attempts(kiocb, iter, attempt, bindings::fault_in_iov_iter_writeable)
         }
     }
 
@@ -282,12 +358,11 @@ impl<T: OpenFile> Operations<T> {
     ) -> isize {
         // SAFETY: Both are valid for this call, and of a file of this table.
         unsafe {
-            let from = IovIterSource::from_raw(iter);
-            let before = from.len();
-            let moved = Self::request(kiocb)
-                .and_then(|request| Self::opened((*kiocb).ki_filp).write(request, from));
-            Self::give_back(iter, before.saturating_sub(from.len()), &moved);
-            Self::advance(kiocb, moved)
+            let attempt = |request| {
+                let from = IovIterSource::from_raw(iter);
+                Self::opened((*kiocb).ki_filp).write(request, from)
+            };
+            Self::attempts(kiocb, iter, attempt, bindings::fault_in_iov_iter_readable)
         }
     }
 

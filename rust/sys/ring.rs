@@ -66,12 +66,13 @@ impl<T: AsBytes + FromBytes + Copy> SharedArray<T> {
         offset: usize,
         ready: impl FnOnce(u16) -> bool,
     ) -> Option<T> {
+        const { assert!(core::mem::align_of::<T>() % 2 == 0) };
         if offset % 2 != 0 || offset.checked_add(2)? > core::mem::size_of::<T>() {
             return None;
         }
         let entry = self.entry(index)?;
         // SAFETY: The field lies within the entry and is aligned, since `T` is aligned to at least
-        // 2 wherever it has a `u16` at an even offset, and any bytes are a valid `u16`.
+        // 2 (asserted above), and any bytes are a valid `u16`.
         let field = unsafe { entry.cast::<u8>().add(offset).cast::<u16>().read_volatile() };
         if !ready(field) {
             return None;

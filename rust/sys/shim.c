@@ -14,6 +14,7 @@
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
 
@@ -88,4 +89,17 @@ void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes,
 void vfetch_sg_mark_end(struct scatterlist *entry)
 {
 	sg_mark_end(entry);
+}
+
+/* iov_iter_zero() itself knows nothing of iter->nofault. */
+size_t vfetch_iter_zero(struct iov_iter *iter, size_t bytes)
+{
+	size_t zeroed;
+
+	if (!iter->nofault)
+		return iov_iter_zero(bytes, iter);
+	pagefault_disable();
+	zeroed = iov_iter_zero(bytes, iter);
+	pagefault_enable();
+	return zeroed;
 }

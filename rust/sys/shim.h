@@ -25,5 +25,6 @@ bool vfetch_wq_has_sleeper(struct wait_queue_head *head);
 bool vfetch_need_resched(void);
 void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes, u32 offset);
 void vfetch_sg_mark_end(struct scatterlist *entry);
+size_t vfetch_iter_zero(struct iov_iter *iter, size_t bytes);
 
 #endif /* VFETCH_SHIM_H */

@@ -40,4 +40,7 @@ extern "C" {
     );
     /// Makes `entry`, which must be valid, the last of its list.
     pub(super) fn vfetch_sg_mark_end(entry: *mut bindings::scatterlist);
+    /// Zeroes up to `bytes` of the buffer of `iter`, which must be valid, and moves it on. Returns how many.
+    /// Pages that are not there are waited for unless `iter` says not to.
+    pub(super) fn vfetch_iter_zero(iter: *mut bindings::iov_iter, bytes: usize) -> usize;
 }

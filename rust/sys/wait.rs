@@ -180,10 +180,11 @@ impl<'a> Poll<'a> {
         Self { file, table }
     }
 
-    /// Asks to be polled again whenever `queue` is woken.
-    pub(crate) fn register(&self, queue: &WaitQueue) {
-        // SAFETY: File and table are valid by the contract of `from_raw`. The head outlives the
-        // registration: `WaitQueue::drop` takes every poller off first.
+    /// Asks to be polled again whenever `queue`, which belongs to what the file holds, is woken.
+    pub(crate) fn register(&self, queue: &'a WaitQueue) {
+        // SAFETY: File and table are valid by the contract of `from_raw`. Pollers have a reference to
+        // the file until they have left the queue; `'a` says that the queue is part of what the file
+        // keeps alive until its release. (epoll is taken off before that.)
         unsafe { bindings::poll_wait(self.file.as_ptr(), queue.head.get(), self.table) }
     }
 }

@@ -14,7 +14,8 @@
  *
  * READ AND WRITE. read, pread, readv, write, pwrite, writev, splice, sendfile
  * and io_uring move data by DMA between the caller's buffer and the space, at
- * any offset, size and alignment. lseek() knows SEEK_SET, SEEK_CUR and SEEK_END.
+ * any offset, size and alignment. lseek() knows SEEK_SET, SEEK_CUR and SEEK_END,
+ * and EINVAL beyond the end. O_APPEND means nothing here.
  *
  *   - At or beyond the end, read returns 0 and write fails with ENOSPC. Across
  *     the end both are short.
@@ -27,9 +28,10 @@
  *     transfer that the device has is waited for (microseconds to milliseconds).
  *   - A signal ends these waits (EINTR, or a short count), but not the wait for a
  *     transfer, since the device is using the caller's memory. That one is bounded by the
- *     module's timeout_ms and the recovery that follows (seconds at the worst).
- *   - RWF_NOWAIT is not supported (EOPNOTSUPP). io_uring works; its requests run in
- *     its worker threads.
+ *     module's timeout_ms and the recovery that follows (seconds at the worst). A call
+ *     consists of several transfers; after a fatal signal no more of them begin.
+ *   - RWF_NOWAIT is not supported (EOPNOTSUPP). io_uring works; requests run one
+ *     after the other unless IOSQE_ASYNC sends them to its worker threads.
  *
  * Errors of read and write:
  *   EFAULT   the caller's buffer is not all readable or writable
@@ -46,9 +48,8 @@
  * *lost*: reading one is EIO, never zeros. A lost page ends being lost when it is
  * overwritten as a whole by one write(), discarded (VFETCH_IOC_DISCARD), or cut off by SET_SIZE.
  *
- * POLL. POLLIN | POLLRDNORM: the space has a size, and no recovery is under way, so that
- * a read would not wait for one. POLLOUT | POLLWRNORM: the same, and the ordinary queue
- * has a free slot. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
+ * POLL. POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM: the space has a size, no
+ * recovery is under way, and the ordinary queue has a free slot. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
  *
  * IOCTLS. A structure's size is part of the command, and structures grow at
  * the end: a caller with a shorter structure gets, and sets, what it holds (the
@@ -237,7 +238,7 @@ struct vfetch_size {
  * memory is scrubbed. The size stays.
  *
  * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space;
- * EIO the device would not scrub them: the pages from some block on are as they were; EINTR a signal came while
+ * EIO the device would not scrub them: some pages read as zeros, the others as before; EINTR a signal came while
  * transfers were waited for.
  */
 struct vfetch_range {
