@@ -70,9 +70,34 @@ def read_allowed(path):
 
 def find(log, allowed=()):
     """The lines of `log` that report a defect and that nothing in `allowed`
-    covers."""
+    covers. An expression that fits a line of a block "cut here … end trace"
+    covers all of the block."""
     ok = re.compile("|".join(f"(?:{r})" for r in allowed)) if allowed else None
-    return [l for l in log.splitlines() if _REPORT.search(l) and not (ok and ok.search(l))]
+    found = []
+    for block in _blocks(log.splitlines()):
+        if not (ok and any(ok.search(line) for line in block)):
+            found += [line for line in block if _REPORT.search(line)]
+    return found
+
+
+def _blocks(lines):
+    """`lines` one by one, and those of a warning together."""
+    block = None
+    for line in lines:
+        if "[ cut here ]" in line:
+            for earlier in block or ():
+                yield [earlier]
+            block = [line]
+        elif block is None:
+            yield [line]
+        else:
+            block.append(line)
+            if "---[ end trace" in line:
+                yield block
+                block = None
+    # One without an end covers nothing but itself.
+    for line in block or ():
+        yield [line]
 
 
 def around(log, lines, before=3, after=40, limit=150):

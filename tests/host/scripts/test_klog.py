@@ -56,6 +56,22 @@ class Find(unittest.TestCase):
         log = "\n".join(DEFECTS)
         self.assertEqual(klog.find(log, [r"DMAR: \[DMA Read"]), [l for l in DEFECTS if "DMAR" not in l])
 
+    WARNING = ["[ 1.0] ------------[ cut here ]------------", "[ 1.0] known trouble", "[ 1.0] WARNING: x.c:1 at f+0x1/0x2",
+               "[ 1.0] Call Trace:", "[ 1.0] ---[ end trace 0000000000000000 ]---"]
+
+    def test_what_fits_one_line_of_a_warning_covers_all_of_it(self):
+        self.assertEqual(klog.find("\n".join(self.WARNING), ["known trouble"]), [])
+        self.assertEqual(len(klog.find("\n".join(self.WARNING), ["other trouble"])), 3)
+
+    def test_and_nothing_after_it(self):
+        self.assertEqual(klog.find("\n".join(self.WARNING + DEFECTS[:1]), ["known trouble"]), DEFECTS[:1])
+
+    def test_a_warning_without_an_end_covers_only_its_line(self):
+        log = "\n".join(self.WARNING[:-1] + DEFECTS[:1])
+        self.assertEqual(len(klog.find(log, ["known trouble"])), 4)
+        log = "\n".join(self.WARNING[:-1] + ["[ 2.0] ------------[ cut here ]------------"] + DEFECTS[:1])
+        self.assertEqual(len(klog.find(log, ["known trouble"])), 5)
+
     def test_around_shows_what_follows(self):
         log = "\n".join(["before"] * 10 + [DEFECTS[0]] + ["trace"] * 3)
         shown = klog.around(log, klog.find(log)).splitlines()
