@@ -12,7 +12,7 @@ use super::registry;
 use super::space::{Caller, Space};
 use crate::sys::abi::{self as hw, vfetch_info, vfetch_range, vfetch_size, vfetch_stats};
 use crate::sys::ioctl::Argument;
-use crate::sys::node::{OpenFile, Ready, Request};
+use crate::sys::node::{Moved, OpenFile, Ready, Request};
 use crate::sys::wait::Poll;
 
 /// EINVAL unless all of `zero` are 0: flags that do not exist, and reserved fields.
@@ -116,12 +116,14 @@ impl OpenFile for Space {
         self.close();
     }
 
-    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Result<usize> {
+    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Moved {
         self.transfer(request, Caller::To(to))
+            .unwrap_or_else(Moved::from)
     }
 
-    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Result<usize> {
+    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Moved {
         self.transfer(request, Caller::From(from))
+            .unwrap_or_else(Moved::from)
     }
 
     fn ioctl(&self, command: u32, argument: Argument) -> Result {

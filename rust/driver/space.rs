@@ -18,7 +18,7 @@ use crate::engine::frames::FrameRun;
 use crate::engine::mask::{Region, PAGES};
 use crate::sys::abi as hw;
 use crate::sys::host_memory::{zero, HostMemory, Limits};
-use crate::sys::node::Request;
+use crate::sys::node::{Moved, Request};
 use crate::sys::pci::BoundGuard;
 use crate::sys::wait::killed;
 
@@ -163,17 +163,21 @@ impl Space {
     ///
     /// 0 when reading at or beyond the end. The errors are those that the uapi header lists for `read` and
     /// `write`.
-    pub(crate) fn transfer(&self, request: Request, mut caller: Caller<'_, '_>) -> Result<usize> {
+    pub(crate) fn transfer(&self, request: Request, mut caller: Caller<'_, '_>) -> Result<Moved> {
         let direction = caller.direction();
         let device = self.function.enter()?;
+        let nothing = Moved {
+            bytes: 0,
+            error: None,
+        };
         if caller.len() == 0 {
-            return Ok(0);
+            return Ok(nothing);
         }
         let _inside = self.gate.share(request.nonblocking)?;
         let size = self.bytes();
         if request.offset >= size {
             return match direction {
-                Direction::ToHost => Ok(0),
+                Direction::ToHost => Ok(nothing),
                 Direction::ToDevice => Err(ENOSPC),
             };
         }
@@ -201,9 +205,10 @@ impl Space {
                 self.overwritten(whole.start..whole.start + moved as u64, generation);
             }
         }
+        // The first transfer's error came first.
+        let error = pipeline.error().or(result.err());
         if moved == 0 {
-            // The first transfer's error came first.
-            return Err(pipeline.error().or(result.err()).unwrap_or(EFAULT));
+            return Err(error.unwrap_or(EFAULT));
         }
         let stats = &self.function.stats;
         match direction {
@@ -216,7 +221,10 @@ impl Space {
                 stats.written_bytes.add(moved as u64);
             }
         }
-        Ok(moved)
+        Ok(Moved {
+            bytes: moved,
+            error,
+        })
     }
 
     /// Starts the transfers for `whole`, until one fails.

@@ -30,6 +30,50 @@ pub(crate) fn zero(iter: &mut IovIterDest<'_>, bytes: usize) -> usize {
     unsafe { shim::vfetch_iter_zero(iter.as_raw(), bytes) }
 }
 
+/// Makes the next pages of a buffer ready to be pinned, waiting for them: brings them in, and gives this
+/// process copies of its own of those that it shares since a fork. The iterator stays where it is.
+///
+/// EFAULT when already the first of them is not accessible.
+///
+/// # Safety
+///
+/// `iter` is a valid iterator.
+pub(super) unsafe fn bring_in(iter: *const bindings::iov_iter) -> Result {
+    /// Pages at a time.
+    const AHEAD: usize = 64;
+    // SAFETY: By this function's contract. An iterator owns nothing, so that a copy of it may be moved on.
+    let mut copy = unsafe { iter.read() };
+    copy.nofault = false;
+    let mut taken: KVec<*mut bindings::page> = KVec::with_capacity(AHEAD, GFP_KERNEL)?;
+    let mut pages = taken.spare_capacity_mut().as_mut_ptr().cast();
+    let mut offset = 0;
+    // SAFETY: `copy` is valid; `pages` has room for `AHEAD` pointers, and since it is not null the
+    // function does not allocate an array of its own.
+    let bytes = unsafe {
+        bindings::iov_iter_extract_pages(
+            &mut copy,
+            &mut pages,
+            AHEAD * PAGE_SIZE,
+            AHEAD as u32,
+            0,
+            &mut offset,
+        )
+    };
+    let bytes = usize::try_from(bytes).map_err(|_| EFAULT)?;
+    let count = offset.saturating_add(bytes).div_ceil(PAGE_SIZE);
+    // SAFETY: The function has filled in that many pointers, within the capacity.
+    unsafe { taken.inc_len(count) };
+    // SAFETY: `copy` is valid.
+    if unsafe { shim::vfetch_iter_will_pin(&copy) } {
+        // SAFETY: We hold a pin on each.
+        unsafe { bindings::unpin_user_pages(taken.as_mut_ptr(), taken.len()) };
+    }
+    if bytes == 0 {
+        return Err(EFAULT);
+    }
+    Ok(())
+}
+
 /// How much of a buffer to take at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {

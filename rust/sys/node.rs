@@ -16,6 +16,7 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::types::Opaque;
 
+use super::host_memory::bring_in;
 use super::ioctl::Argument;
 use super::shim;
 use super::wait::Poll;
@@ -27,6 +28,24 @@ pub(crate) struct Request {
     pub(crate) offset: u64,
     /// The caller does not want to wait (`O_NONBLOCK`).
     pub(crate) nonblocking: bool,
+}
+
+/// How far a read or a write came.
+pub(crate) struct Moved {
+    /// Bytes that it moved.
+    pub(crate) bytes: usize,
+    /// What ended it, if not the end of the buffer or of the file. EFAULT: the next bytes of the buffer could not be had
+    /// at once.
+    pub(crate) error: Option<Error>,
+}
+
+impl From<Error> for Moved {
+    fn from(error: Error) -> Self {
+        Self {
+            bytes: 0,
+            error: Some(error),
+        }
+    }
 }
 
 /// What is ready, as poll reports it.
@@ -54,11 +73,11 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     /// The file was closed for the last time. Called once, after everything else.
     fn release(&self);
 
-    /// Reads: how many bytes were copied to `to`. 0 at the end.
-    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Result<usize>;
+    /// Reads into `to`, without waiting for pages of it that are not there.
+    fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Moved;
 
-    /// Writes: how many bytes were taken from `from`.
-    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Result<usize>;
+    /// Writes from `from`, likewise.
+    fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Moved;
 
     /// An ioctl; `command` without the size, which is the argument's.
     fn ioctl(&self, command: u32, argument: Argument) -> Result;
@@ -253,8 +272,8 @@ impl<T: OpenFile> Operations<T> {
     /// # Safety
     ///
     /// `iter` is valid, and was moved on by `taken` bytes.
-    unsafe fn give_back(iter: *mut bindings::iov_iter, taken: usize, moved: &Result<usize>) {
-        let unused = taken.saturating_sub(*moved.as_ref().unwrap_or(&0));
+    unsafe fn give_back(iter: *mut bindings::iov_iter, taken: usize, moved: usize) {
+        let unused = taken.saturating_sub(moved);
         if unused > 0 {
             // SAFETY: By this function's contract.
             unsafe { bindings::iov_iter_revert(iter, unused) };
@@ -271,8 +290,8 @@ impl<T: OpenFile> Operations<T> {
         unsafe { (*iter).__bindgen_anon_1.__bindgen_anon_1.as_ref().count }
     }
 
-    /// Calls `attempt` until nothing of the buffer is left, or it moves nothing; the offset is that of the
-    /// buffer's next byte. `fault_in` makes up to so many of its next bytes accessible and returns how many it could not.
+    /// Calls `attempt` until the buffer's or the file's end, or an error; the offset is that of the
+    /// buffer's next byte.
     ///
     /// During an attempt pages of the buffer that are not there are not waited for: user space decides how long
     /// that takes (userfaultfd, FUSE), and must not hold up others who want what the attempt holds. They are brought
@@ -284,11 +303,8 @@ impl<T: OpenFile> Operations<T> {
     unsafe fn attempts(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
-        mut attempt: impl FnMut(Request) -> Result<usize>,
-        fault_in: unsafe extern "C" fn(*const bindings::iov_iter, usize) -> usize,
+        mut attempt: impl FnMut(Request) -> Moved,
     ) -> isize {
-        /// Bytes that are brought in at a time.
-        const AHEAD: usize = 1 << 20;
         /// Times that may be in vain: brought in, and gone again before they could be pinned.
         const PATIENCE: u32 = 8;
         // SAFETY: By this function's contract.
@@ -309,30 +325,22 @@ impl<T: OpenFile> Operations<T> {
             // SAFETY: By this function's contract; what was taken was taken in this attempt.
             unsafe {
                 (*iter).nofault = false;
-                Self::give_back(iter, before.saturating_sub(Self::left(iter)), &moved);
+                Self::give_back(iter, before.saturating_sub(Self::left(iter)), moved.bytes);
             }
-            match moved {
-                Ok(0) => break Ok(total),
-                Ok(bytes) => {
-                    total = total.saturating_add(bytes);
-                    vain = 0;
-                    // SAFETY: As above.
-                    if unsafe { Self::left(iter) } == 0 {
-                        break Ok(total);
-                    }
+            total = total.saturating_add(moved.bytes);
+            vain = if moved.bytes > 0 { 0 } else { vain + 1 };
+            let mut error = match moved.error {
+                None => break Ok(total),
+                Some(error) => error,
+            };
+            if error == EFAULT && vain < PATIENCE {
+                // SAFETY: The iterator is valid; nothing is held here that others wait for.
+                match unsafe { bring_in(iter) } {
+                    Ok(()) => continue,
+                    Err(other) => error = other,
                 }
-                Err(EFAULT) if vain < PATIENCE => {
-                    vain += 1;
-                    // SAFETY: As above.
-                    let ahead = unsafe { Self::left(iter) }.min(AHEAD);
-                    // SAFETY: The iterator is valid; nothing is held here that others wait for.
-                    if ahead == 0 || unsafe { fault_in(iter, ahead) } == ahead {
-                        break if total > 0 { Ok(total) } else { Err(EFAULT) };
-                    }
-                }
-                Err(_) if total > 0 => break Ok(total),
-                Err(error) => break Err(error),
             }
+            break if total > 0 { Ok(total) } else { Err(error) };
         };
         // SAFETY: By this function's contract.
         unsafe { Self::advance(kiocb, result) }
@@ -348,7 +356,7 @@ impl<T: OpenFile> Operations<T> {
                 let to = IovIterDest::from_raw(iter);
                 Self::opened((*kiocb).ki_filp).read(request, to)
             };
-            Self::attempts(kiocb, iter, attempt, bindings::fault_in_iov_iter_writeable)
+            Self::attempts(kiocb, iter, attempt)
         }
     }
 
@@ -362,7 +370,7 @@ impl<T: OpenFile> Operations<T> {
                 let from = IovIterSource::from_raw(iter);
                 Self::opened((*kiocb).ki_filp).write(request, from)
             };
-            Self::attempts(kiocb, iter, attempt, bindings::fault_in_iov_iter_readable)
+            Self::attempts(kiocb, iter, attempt)
         }
     }
 
