@@ -83,7 +83,7 @@ def guest_suite(a, s):
                "--mem", a.mem or s["mem"], f"--props={s['device']}", "--iommu", s["iommu"], "--qmp", s["qmp"],
                "--load", s["load"], f"--modargs={s['modargs']}", f"--modules={s['modules']}",
                f"--append={s['append']}", "--timeout", timeout, "--log", f"{a.out}/{s['name']}.log",
-               f"--cmd={s['command']}"]
+               f"--cmd={s['command']}", "--reports-first"]
     if s["icount"] is not None:
         command += ["--icount", s["icount"]]
     if a.module:

@@ -68,6 +68,7 @@ def parse(argv):
     p.add_argument("--log-name", help="what to call it in messages")
     p.add_argument("--allow", action="append", default=[], help="regular expression: no defect, although it looks like one")
     p.add_argument("--show", action="store_true", help="show QEMU's command line")
+    p.add_argument("--reports-first", action="store_true", help="status 126 also for a command that failed")
     p.add_argument("--time", action="store_true", help="say at the end how long everything took")
     a = p.parse_args(argv)
     if a.cmd is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -359,7 +360,7 @@ def judge(vm, in_time):
         return vm.ended or NOT_STARTED
     if reports:
         say(where)
-        return vm.ended or REPORTED
+        return REPORTED if a.reports_first else vm.ended or REPORTED
     return vm.ended
 
 
