@@ -37,7 +37,7 @@ pub(crate) struct Block {
 impl Block {
     /// A block without contents.
     pub(crate) fn new(generation: u32) -> Result<KBox<Self>> {
-        Ok(KBox::init(
+        KBox::init(
             init!(Self {
                 generation,
                 present: PageMask::EMPTY,
@@ -46,7 +46,7 @@ impl Block {
                 frames: [0; PAGES],
             }),
             GFP_KERNEL,
-        )?)
+        )
     }
 
     /// Brings the block up to `generation` of the function's memory.

@@ -223,6 +223,7 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

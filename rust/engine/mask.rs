@@ -2,6 +2,11 @@
 
 //! Sets of the pages of a block.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "pages of a block are numbered to 512; each place says so"
+)]
+
 /// Pages of a block: 512 of 4 KiB in 2 MiB.
 pub const PAGES: usize = 512;
 
@@ -20,6 +25,7 @@ impl Region {
     /// The whole block.
     pub const BLOCK: Self = Self {
         first: 0,
+        // CAST: 512.
         outer: PAGES as u16,
     };
 
@@ -196,6 +202,7 @@ impl PageMask {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -100,6 +100,9 @@ fn as_raw(device: &pci::Device<Bound>) -> *mut bindings::pci_dev {
     super::pci::as_raw(device)
 }
 
+/// # Safety
+///
+/// `cookie` is a handler of this type, alive until `free_irq` has returned.
 unsafe extern "C" fn handle<H: InterruptHandler>(
     _irq: c_int,
     cookie: *mut c_void,
@@ -113,6 +116,9 @@ unsafe extern "C" fn handle<H: InterruptHandler>(
     }
 }
 
+/// # Safety
+///
+/// `cookie` is a handler of this type, alive until `free_irq` has returned.
 unsafe extern "C" fn handle_threaded<H: InterruptHandler>(
     _irq: c_int,
     cookie: *mut c_void,

@@ -196,6 +196,9 @@ impl<T: OpenFile> Operations<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         from_result(|| {
             // SAFETY: `misc_open` has put the `miscdevice` there, and keeps it registered for the
@@ -218,6 +221,9 @@ impl<T: OpenFile> Operations<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `open` has put it there, and this is the last call for the file.
         let private = unsafe { KBox::from_raw((*file).private_data.cast::<Private<T>>()) };
@@ -346,6 +352,9 @@ impl<T: OpenFile> Operations<T> {
         unsafe { Self::advance(kiocb, result) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -360,6 +369,9 @@ impl<T: OpenFile> Operations<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn write_iter(
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
@@ -374,6 +386,9 @@ impl<T: OpenFile> Operations<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn llseek(
         file: *mut bindings::file,
         offset: bindings::loff_t,
@@ -386,6 +401,9 @@ impl<T: OpenFile> Operations<T> {
         unsafe { bindings::fixed_size_llseek(file, offset, whence, size) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn poll(
         file: *mut bindings::file,
         table: *mut bindings::poll_table,
@@ -410,6 +428,9 @@ impl<T: OpenFile> Operations<T> {
         mask
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The file is open and of this table.
         let opened = unsafe { Self::opened(file) };

@@ -131,11 +131,17 @@ impl<T: SriovDriver + 'static> Adapter<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the PCI core only, with `pdev` valid and its lock held.
     unsafe extern "C" fn reset_prepare(pdev: *mut bindings::pci_dev) {
         // SAFETY: A function is reset with its lock held (`pci_dev_save_and_disable` asserts it).
         unsafe { Self::with(pdev, (), |device, data| T::reset_prepare(device, data)) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the PCI core only, with `pdev` valid and its lock held.
     unsafe extern "C" fn reset_done(pdev: *mut bindings::pci_dev) {
         // SAFETY: As in `reset_prepare`.
         unsafe { Self::with(pdev, (), |device, data| T::reset_done(device, data)) }

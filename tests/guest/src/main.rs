@@ -19,7 +19,12 @@ fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() {
         for group in &groups {
-            println!("{:16} {} tests: {}", group.name, group.tests.len(), group.about);
+            println!(
+                "{:16} {} tests: {}",
+                group.name,
+                group.tests.len(),
+                group.about
+            );
         }
         return ExitCode::SUCCESS;
     }
@@ -28,7 +33,9 @@ fn main() -> ExitCode {
         match groups.iter().find(|group| group.name == name) {
             Some(group) => tests.extend_from_slice(group.tests),
             None => {
-                eprintln!("vfetch-test: no group '{name}'; without arguments the groups are listed");
+                eprintln!(
+                    "vfetch-test: no group '{name}'; without arguments the groups are listed"
+                );
                 return ExitCode::from(2);
             }
         }
