@@ -67,22 +67,35 @@ pub(crate) fn until(
     Ok(())
 }
 
-/// Where the kernel has the threads of this process.
+/// Where the kernel has the threads of this process, the driver's interrupt threads, and the kernel's
+/// workers that run the driver's code.
 fn stacks() -> String {
     let mut text = String::new();
-    for task in fs::read_dir("/proc/self/task")
+    let folders = ["/proc/self/task", "/proc"]
         .into_iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()
-        .flatten()
-    {
+        .flatten();
+    for task in folders {
         let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let (comm, stack) = (read("comm"), read("stack"));
+        let ours = task.path().starts_with("/proc/self/task")
+            || comm.starts_with("irq/") && comm.contains("vf")
+            || comm.starts_with("kworker") && stack.contains("vfetch");
+        if !ours {
+            continue;
+        }
+        // "PID (comm) STATE …"
+        let stat = read("stat");
+        let state = stat.rsplit(')').next().unwrap_or_default().trim();
         let _ = writeln!(
             text,
-            "{} {}",
+            "{} {} {}",
             task.file_name().to_string_lossy(),
-            read("comm").trim()
+            comm.trim(),
+            state.get(..1).unwrap_or_default()
         );
-        for line in read("stack").lines() {
+        for line in stack.lines() {
             let _ = writeln!(text, "    {line}");
         }
     }
