@@ -135,10 +135,10 @@ class Runner:
         self.failures = []
 
     def run(self, suite, again=True):
-        """`again`: a guest that reaches its time limit (124) is booted once more. In about
-        one of forty boots a guest on two emulated processors stops getting interrupts on
-        one of them: until that is understood it shall not decide what a run of all suites
-        says. It is reported, with the kernel's log."""
+        """`again`: a guest that reaches its time limit (124) is booted once more. Some
+        guests hang, rarely: a task waits for a transfer and neither its completion nor
+        its time-out wakes it. The cause is not known, and may be the driver. Until it is
+        the first hang is reported, with the kernel's log kept, and the second one fails."""
         if self.stopping:
             return
         start = time.monotonic()

@@ -145,7 +145,8 @@ fn two_hammers_share_the_link_equally() -> Result<()> {
         "together they have only {:.2} of the link",
         shares[0] + shares[1]
     );
-    // Each has a window of its own, at whose edges a request or two fall to either side.
+    // Not tighter: 48.9 and 54.2 % were seen. That they add up to more than the link has says
+    // that the two are not measured over the same time.
     ensure!(
         (shares[0] - shares[1]).abs() < 0.1,
         "the shares differ: {shares:.2?}"
