@@ -121,10 +121,6 @@ def read_skips(path):
     return skips
 
 
-def last_lines(text, count):
-    return text.splitlines()[-count:]
-
-
 class Runner:
     def __init__(self, a, skips):
         self.a, self.skips = a, skips
@@ -134,11 +130,7 @@ class Runner:
         self.counts = {PASSED: 0, FAILED: 0, SKIPPED: 0}
         self.failures = []
 
-    def run(self, suite, again=True):
-        """`again`: a guest that reaches its time limit (124) is booted once more. Some
-        guests hang, rarely: a task waits for a transfer and neither its completion nor
-        its time-out wakes it. The cause is not known, and may be the driver. Until it is
-        the first hang is reported, with the kernel's log kept, and the second one fails."""
+    def run(self, suite):
         if self.stopping:
             return
         start = time.monotonic()
@@ -174,13 +166,6 @@ class Runner:
         with open(f"{self.a.out}/{suite.name}.out", "w", encoding="utf-8") as f:
             f.write(text)
         errors.seek(0)
-        if status == 124 and again and not self.stopping:
-            log = f"{self.a.out}/{suite.name}.log"
-            if os.path.exists(log):
-                os.replace(log, f"{log}.hung")
-            self.say(f"HUNG   {suite.name}: booted again; the kernel's log: build/test/{suite.name}.log.hung")
-            self.say("\n".join("         " + l for l in last_lines(text, 60)))
-            return self.run(suite, again=False)
         self.finish(suite, self.judge(suite, text, status, late.is_set()), time.monotonic() - start,
                     errors.read().decode(errors="replace"))
 

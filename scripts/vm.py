@@ -36,6 +36,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 import initramfs  # noqa: E402
 import klog  # noqa: E402
+import tsc  # noqa: E402
 
 TIMED_OUT, NOT_STARTED, REPORTED, INTERRUPTED = 124, 125, 126, 130
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -84,7 +85,7 @@ def say(text):
     print(f"vm: {text}", file=sys.stderr, flush=True)
 
 
-def qemu_command(a, work, fds):
+def qemu_command(a, work, fds, clock):
     """QEMU's arguments; `fds`: the other ends of our pipes and sockets."""
     append = ("console=ttyS0,115200 loglevel=8 panic=-1 oops=panic nokaslr mitigations=off random.trust_cpu=on "
               "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1")
@@ -93,6 +94,8 @@ def qemu_command(a, work, fds):
            "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
     if a.accel == "kvm":
         cpu, accel = "host", "kvm"
+    elif a.icount is None and clock:
+        append += f" tsc_early_khz={clock.khz()}"
     if a.icount is not None:
         # One instruction takes 2^N ns and idle time none: virtual time depends on
         # nothing outside the guest. String instructions cost one instruction an
@@ -140,7 +143,7 @@ def qemu_command(a, work, fds):
 
 
 class Vm:
-    def __init__(self, a, work):
+    def __init__(self, a, work, clock):
         self.a, self.work = a, work
         self.lines = {}              # unfinished lines, by channel
         self.ended = None            # the command's status
@@ -163,7 +166,7 @@ class Vm:
             pass
         os.mkfifo(f"{work}/keys")
         self.keys = os.open(f"{work}/keys", os.O_RDWR)
-        self.command = qemu_command(a, work, theirs)
+        self.command = qemu_command(a, work, theirs, clock)
         env = dict(os.environ)
         if a.device:
             env["LD_PRELOAD"] = a.device
@@ -279,6 +282,15 @@ class Vm:
         while (left := end - time.monotonic()) > 0 and self.select.get_map():
             self.read(left)
 
+    def clock_is_right(self):
+        """Whether the guest's seconds were as long as ours while the command ran, give
+        or take how late we may have been told. With --icount it has its own time."""
+        t = self.times
+        if self.a.icount is not None or "exit guest" not in t or "ready guest" not in t:
+            return True
+        ours, its = t["exit"] - t["ready"], t["exit guest"] - t["ready guest"]
+        return abs(its - ours) < 5 + ours / 5
+
     def durations(self):
         t = self.times
         if "ready" in t:
@@ -361,6 +373,9 @@ def judge(vm, in_time):
     if reports:
         say(where)
         return REPORTED if a.reports_first else vm.ended or REPORTED
+    if not vm.clock_is_right():
+        say(f"the guest's clock was wrong: {', '.join(vm.durations())}")
+        return vm.ended or NOT_STARTED
     return vm.ended
 
 
@@ -379,12 +394,13 @@ def main(argv):
     conf = {"CMD": a.cmd or "", "SHELL": int(a.cmd is None), "VFS": a.vfs, "MODARGS": a.modargs, "LOAD": a.load,
             "ROWS": size.lines, "COLS": size.columns}
     status = NOT_STARTED
+    clock = tsc.clock()
     with tempfile.TemporaryDirectory(prefix="vfetch-vm-") as work:
         initramfs.make(f"{work}/initramfs", top=TOP, files=a.file, conf=conf, tools=a.tool, module=a.module,
                        modules=modules, qmp=bool(a.qmp), results=bool(a.results))
         # QEMU puts the terminal into raw mode and may not live to undo it.
         terminal = termios.tcgetattr(sys.stdin) if a.cmd is None else None
-        vm = Vm(a, work)
+        vm = Vm(a, work, clock)
         try:
             if a.cmd is None:
                 say("a shell in the guest; 'exit' or ctrl-a x ends it")
