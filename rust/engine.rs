@@ -14,3 +14,5 @@
 
 pub mod frames;
 pub mod mask;
+pub mod page;
+pub mod tree;

@@ -11,3 +11,8 @@ extern crate std;
 
 pub mod frames;
 pub mod mask;
+pub mod page;
+pub mod tree;
+
+#[cfg(test)]
+mod testing;

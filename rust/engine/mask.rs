@@ -2,97 +2,70 @@
 
 //! Sets of the pages of a block.
 
-#![allow(
-    clippy::cast_possible_truncation,
-    reason = "pages of a block are numbered to 512; each place says so"
-)]
+use super::page::ones_from;
+pub use super::page::{PageIndex, Region, PAGES};
 
-/// Pages of a block: 512 of 4 KiB in 2 MiB.
-pub const PAGES: usize = 512;
-
-const WORDS: usize = PAGES / 64;
-
-/// A half-open range of pages of a block.
-///
-/// Invariant: `first <= outer <= PAGES`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Region {
-    first: u16,
-    outer: u16,
-}
-
-impl Region {
-    /// The whole block.
-    pub const BLOCK: Self = Self {
-        first: 0,
-        // CAST: 512.
-        outer: PAGES as u16,
-    };
-
-    /// The pages from `first` to before `outer`; `None` if that is not a range of a block.
-    #[must_use]
-    pub const fn new(first: usize, outer: usize) -> Option<Self> {
-        if first <= outer && outer <= PAGES {
-            // CAST: at most 512.
-            Some(Self {
-                first: first as u16,
-                outer: outer as u16,
-            })
-        } else {
-            None
-        }
-    }
-
-    /// Its first page.
-    #[must_use]
-    pub const fn first(self) -> usize {
-        self.first as usize
-    }
-
-    /// The page after its last.
-    #[must_use]
-    pub const fn outer(self) -> usize {
-        self.outer as usize
-    }
-
-    /// Its number of pages.
-    #[must_use]
-    pub const fn len(self) -> usize {
-        // No underflow, by the invariant.
-        (self.outer - self.first) as usize
-    }
-
-    /// Whether it has no pages.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.first == self.outer
-    }
-
-    /// Its bits of word `word` of a mask.
-    const fn bits(self, word: usize) -> u64 {
-        ones_from(self.first(), word) & !ones_from(self.outer(), word)
-    }
-}
-
-/// The bits of word `word` that stand for pages from `page` on.
-const fn ones_from(page: usize, word: usize) -> u64 {
-    let base = word * 64;
-    if page <= base {
-        u64::MAX
-    } else if page >= base + 64 {
-        0
-    } else {
-        u64::MAX << (page - base)
-    }
-}
+/// Words of a mask.
+pub(super) const WORDS: usize = PAGES / 64;
 
 /// A set of pages of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageMask([u64; WORDS]);
 
+impl From<Region> for PageMask {
+    fn from(region: Region) -> Self {
+        Self::ALL.within(region)
+    }
+}
+
+impl FromIterator<PageIndex> for PageMask {
+    fn from_iter<T: IntoIterator<Item = PageIndex>>(pages: T) -> Self {
+        let mut mask = Self::EMPTY;
+        for page in pages {
+            mask.add(page);
+        }
+        mask
+    }
+}
+
 impl PageMask {
     /// No page.
     pub const EMPTY: Self = Self([0; WORDS]);
+
+    /// Every page.
+    pub const ALL: Self = Self([u64::MAX; WORDS]);
+
+    /// The pages whose bits are set; page 0 is the lowest bit of the first word.
+    #[must_use]
+    pub const fn from_words(words: [u64; WORDS]) -> Self {
+        Self(words)
+    }
+
+    /// A bit per page; page 0 is the lowest bit of the first word.
+    #[must_use]
+    pub const fn words(&self) -> &[u64; WORDS] {
+        &self.0
+    }
+
+    /// Adds one page.
+    pub fn add(&mut self, page: PageIndex) {
+        if let Some(word) = self.0.get_mut(page.get() / 64) {
+            *word |= 1 << (page.get() % 64);
+        }
+    }
+
+    /// Removes one page.
+    pub fn take(&mut self, page: PageIndex) {
+        if let Some(word) = self.0.get_mut(page.get() / 64) {
+            *word &= !(1 << (page.get() % 64));
+        }
+    }
+
+    /// Whether `page` is in the set.
+    #[must_use]
+    pub fn has(&self, page: PageIndex) -> bool {
+        self.contains(page.get())
+    }
 
     /// Whether `page` is in the set. A page beyond the block is not.
     #[must_use]
@@ -144,6 +117,104 @@ impl PageMask {
         self.zip(other, |a, b| a | b)
     }
 
+    /// The pages that are in this set and not in the other.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        self.zip(other, |a, b| a & !b)
+    }
+
+    /// The pages of `region` that are in the set.
+    #[must_use]
+    pub fn within(&self, region: Region) -> Self {
+        let mut words = self.0;
+        for (index, word) in words.iter_mut().enumerate() {
+            *word &= region.bits(index);
+        }
+        Self(words)
+    }
+
+    /// Whether a page is in both sets.
+    #[must_use]
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0.iter()).any(|(a, b)| a & b != 0)
+    }
+
+    /// How many pages of `region` are in the set. Looks at the words of the region only.
+    #[must_use]
+    pub fn count_in(&self, region: Region) -> usize {
+        if region.is_empty() {
+            return 0;
+        }
+        let first = region.first() / 64;
+        let last = (region.outer() - 1) / 64;
+        let mut count = 0;
+        for index in first..=last {
+            if let Some(word) = self.0.get(index) {
+                count += (word & region.bits(index)).count_ones() as usize;
+            }
+        }
+        count
+    }
+
+    /// Every page moved `distance` pages up; those that would leave the block are dropped.
+    #[must_use]
+    pub fn moved_up(&self, distance: usize) -> Self {
+        if distance == 0 {
+            return *self;
+        }
+        let (whole, bits) = (distance / 64, distance % 64);
+        let mut words = [0; WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            let at = |back: usize| {
+                index
+                    .checked_sub(back)
+                    .and_then(|index| self.0.get(index))
+                    .copied()
+                    .unwrap_or(0)
+            };
+            // In two steps, as a shift by 64 is none.
+            *word = (at(whole) << bits) | ((at(whole + 1) >> 1) >> (63 - bits));
+        }
+        Self(words)
+    }
+
+    /// Every page moved `distance` pages down; those that would leave the block are dropped.
+    #[must_use]
+    pub fn moved_down(&self, distance: usize) -> Self {
+        if distance == 0 {
+            return *self;
+        }
+        let (whole, bits) = (distance / 64, distance % 64);
+        let mut words = [0; WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            let at = |ahead: usize| {
+                index
+                    .checked_add(ahead)
+                    .and_then(|index| self.0.get(index))
+                    .copied()
+                    .unwrap_or(0)
+            };
+            *word = (at(whole) >> bits) | ((at(whole.saturating_add(1)) << 1) << (63 - bits));
+        }
+        Self(words)
+    }
+
+    /// The first page of the set.
+    #[must_use]
+    pub fn first(&self) -> Option<PageIndex> {
+        PageIndex::new(self.next(0, PAGES, true))
+    }
+
+    /// The pages of the set, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let page = PageIndex::new(self.next(at, PAGES, true))?;
+            at = page.get() + 1;
+            Some(page)
+        })
+    }
+
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         let mut words = [0; WORDS];
         for (word, (a, b)) in words.iter_mut().zip(self.0.iter().zip(other.0.iter())) {
@@ -177,14 +248,7 @@ impl PageMask {
     pub fn leading_run(&self, region: Region) -> (Region, bool) {
         let within = self.contains(region.first());
         let outer = self.next(region.first(), region.outer(), !within);
-        (
-            Region {
-                first: region.first,
-                // CAST: at most 512.
-                outer: outer as u16,
-            },
-            within,
-        )
+        (Region::new(region.first(), outer).unwrap_or(region), within)
     }
 
     /// The runs of neighbouring pages of the set, in ascending order.
@@ -213,11 +277,8 @@ mod tests {
         (0..=PAGES, 0..=PAGES).prop_map(|(a, b)| Region::new(a.min(b), a.max(b)).unwrap())
     }
 
-    #[test]
-    fn a_region_that_is_not_of_a_block_does_not_exist() {
-        assert_eq!(Region::new(2, 1), None);
-        assert_eq!(Region::new(0, PAGES + 1), None);
-        assert!(Region::new(PAGES, PAGES).unwrap().is_empty());
+    fn mask() -> impl Strategy<Value = PageMask> {
+        prop::array::uniform8(any::<u64>()).prop_map(PageMask::from_words)
     }
 
     proptest! {
@@ -259,6 +320,34 @@ mod tests {
             if run.outer() < ask.outer() {
                 prop_assert_ne!(set.contains(&run.outer()), within);
             }
+        }
+
+        #[test]
+        fn masks_move_and_meet_as_sets_do(a in mask(), b in mask(), region in region(), by in 0..PAGES + 70) {
+            let set = |mask: &PageMask| -> BTreeSet<usize> { mask.iter().map(PageIndex::get).collect() };
+            let (pages, others) = (set(&a), set(&b));
+            prop_assert_eq!(a.iter().collect::<PageMask>(), a);
+            prop_assert_eq!(set(&a.and(&b)), &pages & &others);
+            prop_assert_eq!(set(&a.or(&b)), &pages | &others);
+            prop_assert_eq!(set(&a.minus(&b)), &pages - &others);
+            prop_assert_eq!(a.intersects(&b), !pages.is_disjoint(&others));
+            let inside: BTreeSet<usize> = pages.range(region.first()..region.outer()).copied().collect();
+            prop_assert_eq!(a.count_in(region), inside.len());
+            prop_assert_eq!(set(&a.within(region)), inside);
+            prop_assert_eq!(PageMask::from(region).count(), region.len());
+            prop_assert_eq!(a.first().map(PageIndex::get), pages.first().copied());
+            let up: BTreeSet<usize> = pages.iter().map(|page| page + by).filter(|page| *page < PAGES).collect();
+            prop_assert_eq!(set(&a.moved_up(by)), up);
+            let down: BTreeSet<usize> = pages.iter().filter_map(|page| page.checked_sub(by)).collect();
+            prop_assert_eq!(set(&a.moved_down(by)), down);
+            let mut one = a;
+            for page in region.pages() {
+                one.add(page);
+                prop_assert!(one.has(page));
+                one.take(page);
+                prop_assert!(!one.has(page));
+            }
+            prop_assert_eq!(one, a.minus(&region.into()));
         }
     }
 }

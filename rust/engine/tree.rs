@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The bitmap-tree prefetcher: which pages of a block to bring along with those that faulted.
+//!
+//! Steps 4 to 8 of a decision: leaves, growth to 64 KiB, selection of nodes, translation, and what is left out. When
+//! there is a decision at all is another matter. The behaviour is that of NVIDIA's open kernel
+//! modules (`uvm_perf_prefetch.c`, 595 series), written afresh.
+//!
+//! **The tree.** Its leaves are the pages of the *max region*, where prefetching is allowed, in order; a leaf is set
+//! where its page is resident at the destination or faulted. The node of height h over leaf i covers the leaves
+//! `[i & !(2^h - 1), + 2^h)`, cut at the last leaf, and a cut node's size is what is left of it. Of a faulted page that
+//! is not thrashing, the largest node on the way to the root with `count * 100 > size * threshold` is prefetched.
+//!
+//! **Growth** ([`Walk::Managed`]). Leaves are moved up by `offset` pages, so that leaf 0 is on a 64 KiB boundary
+//! of virtual addresses; the padding leaves are never set, but count in their nodes' sizes. Then every 64 KiB
+//! unit that holds a fault and no thrashing page is set as a whole. Where the max region has no whole 64 KiB
+//! there is no padding, and it is one unit.
+//!
+//! **The fast way** ([`decide`]) asks of all nodes of one height at once whether they are over the threshold, in words
+//! of 64 leaves: the union of the largest nodes is the union of all nodes that are over the threshold and hold a
+//! fault, since a smaller one is part of a larger one. So its cost does not depend on the number of faults. [`mod@reference`]
+//! walks from each fault to the root, as it is described above.
+
+use super::mask::{PageMask, WORDS};
+use super::page::{PageIndex, Region, GROUP_PAGES, PAGES};
+
+pub mod reference;
+
+/// How a selected node is translated back to pages of the block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// As NVIDIA's driver does: blocks that do not start on 64 KiB lose pages at their head.
+    Compat,
+    /// Exactly.
+    #[default]
+    Strict,
+}
+
+/// How the leaves are prepared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Walk {
+    /// Faults grow to 64 KiB first.
+    #[default]
+    Managed,
+    /// Faults count as they are.
+    Ats,
+}
+
+/// The occupancy, in percent of a node's size, that a node must exceed. 0 to 100: 0 selects every node with
+/// a fault, 100 none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Threshold(u8);
+
+impl Threshold {
+    /// The usual one, 51 %.
+    pub const DEFAULT: Self = Self(51);
+    /// The lowest, 0 %: all of the tree.
+    pub const ALWAYS: Self = Self(0);
+    /// The highest, 100 %: nothing.
+    pub const NEVER: Self = Self(100);
+
+    /// `percent`; `None` above 100.
+    #[must_use]
+    pub const fn new(percent: u8) -> Option<Self> {
+        if percent <= 100 {
+            Some(Self(percent))
+        } else {
+            None
+        }
+    }
+
+    /// In percent.
+    #[must_use]
+    pub const fn percent(self) -> u8 {
+        self.0
+    }
+
+    /// Whether `count` of `size` leaves are more than this.
+    #[must_use]
+    pub const fn exceeded(self, count: usize, size: usize) -> bool {
+        count.saturating_mul(100) > size.saturating_mul(self.0 as usize)
+    }
+
+    /// The lowest count that exceeds it in a node of `size` leaves, at most 512: from 1 to `size + 1`.
+    const fn need(self, size: u64) -> u64 {
+        size.wrapping_mul(self.0 as u64) / 100 + 1
+    }
+}
+
+/// Where a block is, and where prefetching is allowed in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    va_first_page: u8,
+    max_region: Region,
+}
+
+impl Bounds {
+    /// A whole, aligned block.
+    pub const BLOCK: Self = Self {
+        va_first_page: 0,
+        max_region: Region::BLOCK,
+    };
+
+    /// A block of `pages` pages that starts `va_first_page` pages, 0 to 15, after a 64 KiB boundary of virtual
+    /// addresses, with prefetching allowed in `max_region`.
+    ///
+    /// `None` unless the block is inside a 2 MiB-aligned range (`pages <= 512 - va_first_page`) and the region
+    /// inside the block.
+    #[must_use]
+    pub const fn new(va_first_page: usize, pages: usize, max_region: Region) -> Option<Self> {
+        if va_first_page < GROUP_PAGES
+            && pages <= PAGES - va_first_page
+            && max_region.outer() <= pages
+        {
+            // CAST: below 16.
+            #[allow(clippy::cast_possible_truncation, reason = "below 16")]
+            Some(Self {
+                va_first_page: va_first_page as u8,
+                max_region,
+            })
+        } else {
+            None
+        }
+    }
+
+    /// Where prefetching is allowed.
+    #[must_use]
+    pub const fn max_region(self) -> Region {
+        self.max_region
+    }
+
+    /// Pages from a 64 KiB boundary to the block's start, 0 to 15.
+    #[must_use]
+    pub const fn va_first_page(self) -> usize {
+        self.va_first_page as usize
+    }
+
+    /// The same block with prefetching allowed in `max_region` as far as it already was.
+    #[must_use]
+    pub const fn cut(self, max_region: Region) -> Self {
+        Self {
+            va_first_page: self.va_first_page,
+            max_region: self.max_region.intersection(max_region),
+        }
+    }
+
+    /// The number of padding leaves, 0 to 15, that growth to 64 KiB puts before the max region; `None` if that has
+    /// no whole 64 KiB.
+    #[must_use]
+    pub const fn padding(self) -> Option<usize> {
+        let start = self.va_first_page() + self.max_region.first();
+        let end = self.va_first_page() + self.max_region.outer();
+        if start.next_multiple_of(GROUP_PAGES) < end / GROUP_PAGES * GROUP_PAGES {
+            Some(start % GROUP_PAGES)
+        } else {
+            None
+        }
+    }
+}
+
+/// What a decision is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// How nodes are translated back.
+    pub mode: Mode,
+    /// How leaves are prepared.
+    pub walk: Walk,
+    /// Which nodes are selected.
+    pub threshold: Threshold,
+    /// Where prefetching is allowed.
+    pub bounds: Bounds,
+    /// Pages that are at the destination.
+    pub resident: &'a PageMask,
+    /// Pages of this batch. Those outside the max region are ignored.
+    pub faulted: &'a PageMask,
+    /// Pages that are thrashing: they are left out, and do not ask for others.
+    pub thrashing: &'a PageMask,
+}
+
+/// The pages to bring along: inside the max region, neither faulted nor thrashing, possibly resident.
+///
+/// The cost is bounded, whatever the number of faults.
+#[must_use]
+pub fn decide(input: &Input<'_>) -> PageMask {
+    if input.threshold == Threshold::NEVER {
+        return PageMask::EMPTY;
+    }
+    let tree = Tree::new(input);
+    let selected = tree.select(input.threshold);
+    tree.pages_for(input.mode, input.threshold, &selected)
+        .minus(input.faulted)
+        .minus(input.thrashing)
+}
+
+/// A node of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its pages, as far as they are in the max region.
+    pub region: Region,
+    /// Its size in the tree: what its occupancy is a part of. Padding counts.
+    pub node_pages: usize,
+    /// How many of its leaves are set.
+    pub count: usize,
+}
+
+impl Node {
+    /// Whether its occupancy is more than `percent`.
+    #[must_use]
+    pub const fn over(&self, threshold: Threshold) -> bool {
+        threshold.exceeded(self.count, self.node_pages)
+    }
+}
+
+/// The height of the root: its node has all leaves.
+pub const ROOT_HEIGHT: u32 = PAGES.trailing_zeros();
+
+/// The tree of one decision, after growth.
+///
+/// Invariant: leaf `i` of the tree is page `i + max_region.first() - offset`; no leaf below `offset` or from
+/// `leaves` on is set or has a fault; `leaves <= 512`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree {
+    max_region: Region,
+    /// Padding leaves.
+    offset: usize,
+    /// Number of leaves, padding included.
+    leaves: usize,
+    /// Leaves of pages that are resident or faulted, or that growth set.
+    set: PageMask,
+    /// Leaves of faulted pages that are not thrashing.
+    faults: PageMask,
+}
+
+impl Tree {
+    /// The tree of `input`.
+    #[must_use]
+    pub fn new(input: &Input<'_>) -> Self {
+        let max_region = input.bounds.max_region();
+        let padding = match input.walk {
+            Walk::Managed => input.bounds.padding(),
+            Walk::Ats => None,
+        };
+        let offset = padding.unwrap_or(0);
+        let mut set = [0; WORDS];
+        let mut faults = [0; WORDS];
+        let mut thrashing = [0; WORDS];
+        let pages = (input.resident.words().iter())
+            .zip(input.faulted.words())
+            .zip(input.thrashing.words());
+        let leaves = set.iter_mut().zip(&mut faults).zip(&mut thrashing);
+        for (index, (((set, fault), thrash), ((resident, faulted), thrashing))) in
+            leaves.zip(pages).enumerate()
+        {
+            let allowed = max_region.bits(index);
+            *set = (resident | faulted) & allowed;
+            *fault = faulted & !thrashing & allowed;
+            *thrash = thrashing & allowed;
+        }
+        let [set, faults, thrashing] = [set, faults, thrashing].map(PageMask::from_words);
+        let mut tree = Self {
+            max_region,
+            offset,
+            leaves: max_region.len() + offset,
+            set,
+            faults,
+        };
+        tree.set = tree.leaves_for(&set);
+        tree.faults = tree.leaves_for(&faults);
+        match (input.walk, padding) {
+            (Walk::Managed, Some(_)) => tree.grow(&tree.leaves_for(&thrashing)),
+            // No whole 64 KiB: one unit.
+            (Walk::Managed, None) if !tree.faults.is_empty() && thrashing.is_empty() => {
+                tree.set = tree.valid().into();
+            }
+            _ => {}
+        }
+        tree
+    }
+
+    /// The leaves that stand for pages.
+    fn valid(&self) -> Region {
+        Region::clipped(self.offset, self.leaves)
+    }
+
+    /// Sets every 64 KiB that hold a fault and no thrashing page.
+    fn grow(&mut self, thrashing: &PageMask) {
+        let valid = self.valid();
+        let mut set = *self.set.words();
+        let units = self.faults.words().iter().zip(thrashing.words());
+        for (index, (set, (fault, thrash))) in set.iter_mut().zip(units).enumerate() {
+            *set |= whole_groups(*fault) & !whole_groups(*thrash) & valid.bits(index);
+        }
+        self.set = PageMask::from_words(set);
+    }
+
+    /// Pages of the max region as leaves.
+    fn leaves_for(&self, pages: &PageMask) -> PageMask {
+        let first = self.max_region.first();
+        if self.offset >= first {
+            pages.moved_up(self.offset - first)
+        } else {
+            pages.moved_down(first - self.offset)
+        }
+    }
+
+    /// The leaves of all nodes that are over `threshold` and hold a fault of a page that is not thrashing. Padding
+    /// and what is beyond the last leaf are part of them.
+    fn select(&self, threshold: Threshold) -> PageMask {
+        let mut selected = [0; WORDS];
+        let mut counts = [0; WORDS];
+        for (count, word) in counts.iter_mut().zip(self.set.words()) {
+            *count = word.count_ones() as usize;
+        }
+        let faults = self.faults.words();
+
+        // Nodes of whole words, from the root down.
+        for height in (6..=ROOT_HEIGHT).rev() {
+            let words = 1 << (height - 6);
+            let nodes = (counts.chunks_exact(words))
+                .zip(faults.chunks_exact(words))
+                .zip(selected.chunks_exact_mut(words));
+            for (index, ((counts, faults), selected)) in nodes.enumerate() {
+                let size = (self.leaves.saturating_sub(index << height)).min(1 << height);
+                if faults.iter().any(|fault| *fault != 0)
+                    && threshold.exceeded(counts.iter().sum(), size)
+                {
+                    selected.fill(u64::MAX);
+                }
+            }
+        }
+
+        // Nodes inside words.
+        let whole = Levels::new(threshold);
+        let last = self.leaves / 64;
+        let words = self.set.words().iter().zip(faults).zip(&mut selected);
+        for (index, ((set, fault), selected)) in words.enumerate() {
+            if *fault != 0 && *selected == 0 {
+                *selected = if index == last {
+                    whole.cut(threshold, self.leaves % 64).select(*set, *fault)
+                } else {
+                    whole.select(*set, *fault)
+                };
+            }
+        }
+        PageMask::from_words(selected)
+    }
+
+    /// The pages of selected leaves.
+    fn pages_for(&self, mode: Mode, threshold: Threshold, selected: &PageMask) -> PageMask {
+        let first = self.max_region.first();
+        let pages = if self.offset >= first {
+            selected.moved_down(self.offset - first)
+        } else {
+            selected.moved_up(first - self.offset)
+        };
+        let pages = pages.within(self.max_region);
+        match mode {
+            Mode::Strict => pages,
+            Mode::Compat => {
+                let lost = self.lost_head(threshold, selected);
+                pages.minus(&lost.into())
+            }
+        }
+    }
+
+    /// The pages at the head of the max region that the compatible translation loses.
+    ///
+    /// It makes `first = first + max.first` of a node `[first, outer)` to `offset` where that is below `offset`,
+    /// although page `offset` of the block can be inside the node.
+    fn lost_head(&self, threshold: Threshold, selected: &PageMask) -> Region {
+        let head = self.max_region.first();
+        // A node that holds a fault, so a leaf at or behind `offset`, and starts at or before this leaf.
+        let Some(leaf) = self.offset.checked_sub(head + 1) else {
+            return Region::EMPTY;
+        };
+        if !selected.contains(leaf) {
+            return Region::EMPTY;
+        }
+        // It is the largest one over the threshold here: a larger one would hold the fault too.
+        let node = (0..=ROOT_HEIGHT)
+            .rev()
+            .map(|height| self.leaves_of(leaf, height))
+            .find(|node| threshold.exceeded(self.set.count_in(*node), node.len()))
+            .unwrap_or(Region::EMPTY);
+        let outer = (node.outer() + head).saturating_sub(self.offset);
+        Region::clipped(head, outer.min(self.offset))
+    }
+
+    /// The leaves of the node of height `height`, at most [`ROOT_HEIGHT`], over `leaf`.
+    fn leaves_of(&self, leaf: usize, height: u32) -> Region {
+        let first = leaf >> height << height;
+        Region::clipped(first, self.leaves.min(first + (1 << height)))
+    }
+
+    /// The node of height `height` (0: the page itself, from [`ROOT_HEIGHT`] on: all of the tree) over `page`;
+    /// `None` if that is not in the max region.
+    #[must_use]
+    pub fn node(&self, page: PageIndex, height: u32) -> Option<Node> {
+        if !self.max_region.contains(page) {
+            return None;
+        }
+        // In the max region: no underflow, and the sum is below `leaves`.
+        let leaf = page.get() - self.max_region.first() + self.offset;
+        let leaves = self.leaves_of(leaf, height.min(ROOT_HEIGHT));
+        let back = |leaf: usize| leaf.saturating_sub(self.offset) + self.max_region.first();
+        Some(Node {
+            region: Region::clipped(back(leaves.first()), back(leaves.outer())),
+            node_pages: leaves.len(),
+            count: self.set.count_in(leaves),
+        })
+    }
+
+    /// The largest node over `page` that is over `threshold`, if there is one.
+    #[must_use]
+    pub fn largest_over(&self, page: PageIndex, threshold: Threshold) -> Option<Node> {
+        (0..=ROOT_HEIGHT)
+            .rev()
+            .filter_map(|height| self.node(page, height))
+            .find(|node| node.over(threshold))
+    }
+
+    /// Where prefetching is allowed.
+    #[must_use]
+    pub const fn max_region(&self) -> Region {
+        self.max_region
+    }
+}
+
+/// All bits of every run of 16 that has one set.
+const fn whole_groups(word: u64) -> u64 {
+    const LOW: u64 = !HIGH;
+    const HIGH: u64 = 0x8000_8000_8000_8000;
+    // The highest bit of each run that is not empty.
+    let any = (((word & LOW).wrapping_add(LOW)) | word) & HIGH;
+    any | any.wrapping_sub(any >> 15)
+}
+
+/// Heights of nodes that are smaller than a word: 1 to 5.
+const LEVELS: usize = 5;
+
+/// For nodes of heights 1 to 5: what to add to their counts, all those of a word at once, so that the highest bit
+/// of a node's bits says whether it is over the threshold: `2^(size - 1) - need`.
+#[derive(Clone, Copy)]
+struct Levels([u64; LEVELS]);
+
+impl Levels {
+    /// For words in which all leaves exist. `threshold` is below 100, so that a full node is over it.
+    fn new(threshold: Threshold) -> Self {
+        let mut add = [0; LEVELS];
+        for (height, add) in (1..).zip(&mut add) {
+            let size = 1 << height;
+            let lowest = u64::MAX / ((1 << size) - 1);
+            *add = (1u64 << (size - 1))
+                .wrapping_sub(threshold.need(size))
+                .wrapping_mul(lowest);
+        }
+        Self(add)
+    }
+
+    /// For the last word, which has `leaves` leaves, at most 63: at each height one node may be cut.
+    fn cut(self, threshold: Threshold, leaves: usize) -> Self {
+        let mut levels = self;
+        for (height, add) in (1..).zip(&mut levels.0) {
+            let size = 1 << height;
+            let first = leaves >> height << height;
+            // At most 31.
+            let left = (leaves - first) as u64;
+            if left != 0 {
+                *add = add
+                    .wrapping_add(threshold.need(size).wrapping_sub(threshold.need(left)) << first);
+            }
+        }
+        levels
+    }
+
+    /// The bits of all nodes inside the word that are over the threshold and hold a fault.
+    fn select(&self, set: u64, fault: u64) -> u64 {
+        const PAIRS: u64 = u64::MAX / 3;
+        const QUADS: u64 = u64::MAX / 0xf;
+        const BYTES: u64 = u64::MAX / 0xff;
+        const HALVES: u64 = u64::MAX / 0xffff;
+        const WORDS: u64 = u64::MAX / 0xffff_ffff;
+        let Self([add2, add4, add8, add16, add32]) = *self;
+
+        // Counts of nodes, and whether they hold a fault, in their lowest bits.
+        let count2 = set.wrapping_sub((set >> 1) & PAIRS);
+        let fault2 = (fault | (fault >> 1)) & PAIRS;
+        let count4 = (count2 & (QUADS * 3)).wrapping_add((count2 >> 2) & (QUADS * 3));
+        let fault4 = (fault2 | (fault2 >> 2)) & QUADS;
+        let count8 = count4.wrapping_add(count4 >> 4) & (BYTES * 0xf);
+        let fault8 = (fault4 | (fault4 >> 4)) & BYTES;
+        let count16 = count8.wrapping_add(count8 >> 8) & (HALVES * 0xff);
+        let fault16 = (fault8 | (fault8 >> 8)) & HALVES;
+        let count32 = count16.wrapping_add(count16 >> 16) & (WORDS * 0xffff);
+        let fault32 = (fault16 | (fault16 >> 16)) & WORDS;
+
+        // Whether a node is selected, in its lowest bit, from the largest down; a larger one selects its two parts.
+        let over32 = (count32.wrapping_add(add32) >> 31) & fault32;
+        let over16 = over32 | (over32 << 16) | ((count16.wrapping_add(add16) >> 15) & fault16);
+        let over8 = over16 | (over16 << 8) | ((count8.wrapping_add(add8) >> 7) & fault8);
+        let over4 = over8 | (over8 << 4) | ((count4.wrapping_add(add4) >> 3) & fault4);
+        let over2 = over4 | (over4 << 2) | ((count2.wrapping_add(add2) >> 1) & fault2);
+        over2 | (over2 << 1) | fault
+    }
+}
+
+#[cfg(test)]
+mod tests;
