@@ -7,6 +7,4 @@
 [ -n "${VECTORS:-}" ] || die "which vectors? make conformance VECTORS=FILE"
 [ -f "$VECTORS" ] || die "there is no file '$VECTORS'"
 "$VFETCH_TOP/scripts/tools.sh" >/dev/null
-[ -x "$VFETCH_TOP/build/tools/vfetch-conformance" ] ||
-  die "there is no prefetch tree yet: the workspace has no program vfetch-conformance"
 exec "$VFETCH_TOP/build/tools/vfetch-conformance" "$VECTORS"

@@ -13,7 +13,7 @@ mkdir -p build
 
 inputs() {
   echo "$VFETCH_SANDBOX" "${RUSTFLAGS:-}"
-  { find Cargo.toml Cargo.lock include tools tests/guest rust/engine scripts/tools.sh -type f || true; } 2>/dev/null |
+  { find Cargo.toml Cargo.lock include tools tests/guest tests/host/conformance rust/engine scripts/tools.sh -type f || true; } 2>/dev/null |
     LC_ALL=C sort | xargs -d '\n' sha256sum
 }
 
