@@ -15,4 +15,7 @@
 pub mod frames;
 pub mod mask;
 pub mod page;
+pub mod params;
+pub mod policy;
+pub mod prefetch;
 pub mod tree;

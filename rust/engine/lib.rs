@@ -12,6 +12,9 @@ extern crate std;
 pub mod frames;
 pub mod mask;
 pub mod page;
+pub mod params;
+pub mod policy;
+pub mod prefetch;
 pub mod tree;
 
 #[cfg(test)]

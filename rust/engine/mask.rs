@@ -205,6 +205,18 @@ impl PageMask {
         PageIndex::new(self.next(0, PAGES, true))
     }
 
+    /// The last page of the set that is before page `outer`.
+    #[must_use]
+    pub fn last_before(&self, outer: usize) -> Option<PageIndex> {
+        let words = self.0.iter().enumerate().rev();
+        let mut pages = words.filter_map(|(index, word)| {
+            let before = word & !ones_from(outer, index);
+            let bit = before.checked_ilog2()?;
+            PageIndex::new(index * 64 + bit as usize)
+        });
+        pages.next()
+    }
+
     /// The pages of the set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
         let mut at = 0;
@@ -335,6 +347,7 @@ mod tests {
             prop_assert_eq!(a.count_in(region), inside.len());
             prop_assert_eq!(set(&a.within(region)), inside);
             prop_assert_eq!(PageMask::from(region).count(), region.len());
+            prop_assert_eq!(a.last_before(by).map(PageIndex::get), pages.range(..by).next_back().copied());
             prop_assert_eq!(a.first().map(PageIndex::get), pages.first().copied());
             let up: BTreeSet<usize> = pages.iter().map(|page| page + by).filter(|page| *page < PAGES).collect();
             prop_assert_eq!(set(&a.moved_up(by)), up);

@@ -69,6 +69,11 @@ impl Threshold {
         }
     }
 
+    /// `percent`, for constants: more than 100 is 100.
+    pub(super) const fn constant(percent: u8) -> Self {
+        Self(if percent < 100 { percent } else { 100 })
+    }
+
     /// In percent.
     #[must_use]
     pub const fn percent(self) -> u8 {
@@ -186,7 +191,7 @@ pub fn decide(input: &Input<'_>) -> PageMask {
         return PageMask::EMPTY;
     }
     let tree = Tree::new(input);
-    let selected = tree.select(input.threshold);
+    let selected = tree.select(input.threshold, &tree.faults);
     tree.pages_for(input.mode, input.threshold, &selected)
         .minus(input.faulted)
         .minus(input.thrashing)
@@ -303,15 +308,26 @@ impl Tree {
         }
     }
 
-    /// The leaves of all nodes that are over `threshold` and hold a fault of a page that is not thrashing. Padding
-    /// and what is beyond the last leaf are part of them.
-    fn select(&self, threshold: Threshold) -> PageMask {
+    /// Steps 6 and 7: the pages of the largest nodes over `threshold` over each of `faulted`, pages that faulted and are
+    /// not thrashing. These are among them, and so may be thrashing ones.
+    #[must_use]
+    pub fn native(&self, mode: Mode, threshold: Threshold, faulted: &PageMask) -> PageMask {
+        if threshold == Threshold::NEVER {
+            return PageMask::EMPTY;
+        }
+        let faults = self.leaves_for(&faulted.within(self.max_region));
+        self.pages_for(mode, threshold, &self.select(threshold, &faults))
+    }
+
+    /// The leaves of all nodes that are over `threshold`, below 100, and hold one of `faults`. Padding and what is
+    /// beyond the last leaf are part of them.
+    fn select(&self, threshold: Threshold, faults: &PageMask) -> PageMask {
         let mut selected = [0; WORDS];
         let mut counts = [0; WORDS];
         for (count, word) in counts.iter_mut().zip(self.set.words()) {
             *count = word.count_ones() as usize;
         }
-        let faults = self.faults.words();
+        let faults = faults.words();
 
         // Nodes of whole words, from the root down.
         for height in (6..=ROOT_HEIGHT).rev() {
@@ -343,6 +359,43 @@ impl Tree {
             }
         }
         PageMask::from_words(selected)
+    }
+
+    /// The pages of all nodes of height `height`, at most [`ROOT_HEIGHT`], that are over `threshold` and hold a fault of a page
+    /// that is not thrashing.
+    #[must_use]
+    pub fn nodes_over(&self, height: u32, threshold: Threshold) -> PageMask {
+        let nodes = self.leaves_over(height.min(ROOT_HEIGHT), threshold);
+        self.pages_for(Mode::Strict, threshold, &nodes)
+    }
+
+    /// The pages of the largest nodes over `threshold` over each fault, of those that hold none of `pages`.
+    #[must_use]
+    pub fn largest_without(&self, threshold: Threshold, pages: &PageMask) -> PageMask {
+        let without = self.leaves_for(&pages.within(self.max_region));
+        let mut covered = PageMask::EMPTY;
+        let mut selected = PageMask::EMPTY;
+        for height in (0..=ROOT_HEIGHT).rev() {
+            let largest = self.leaves_over(height, threshold).minus(&covered);
+            selected = selected.or(&largest.minus(&nodes_with(&without, height)));
+            covered = covered.or(&largest);
+        }
+        self.pages_for(Mode::Strict, threshold, &selected)
+    }
+
+    /// The leaves of all nodes of height `height` that are over `threshold` and hold a fault.
+    fn leaves_over(&self, height: u32, threshold: Threshold) -> PageMask {
+        let mut over = PageMask::EMPTY;
+        let size = 1 << height;
+        let mut first = 0;
+        while first < self.leaves {
+            let node = Region::clipped(first, self.leaves.min(first + size));
+            if threshold.exceeded(self.set.count_in(node), node.len()) {
+                over.insert(Region::clipped(first, first + size));
+            }
+            first += size;
+        }
+        over.and(&nodes_with(&self.faults, height))
     }
 
     /// The pages of selected leaves.
@@ -410,6 +463,12 @@ impl Tree {
         })
     }
 
+    /// The nodes over `page`, from itself to the root; none if it is not in the max region.
+    pub fn path(&self, page: PageIndex) -> impl Iterator<Item = Node> + '_ {
+        let root = self.leaves.next_power_of_two().trailing_zeros();
+        (0..=root).filter_map(move |height| self.node(page, height))
+    }
+
     /// The largest node over `page` that is over `threshold`, if there is one.
     #[must_use]
     pub fn largest_over(&self, page: PageIndex, threshold: Threshold) -> Option<Node> {
@@ -424,6 +483,21 @@ impl Tree {
     pub const fn max_region(&self) -> Region {
         self.max_region
     }
+}
+
+/// The leaves of all nodes of height `height` that hold one of `leaves`.
+fn nodes_with(leaves: &PageMask, height: u32) -> PageMask {
+    let size = 1 << height;
+    let mut nodes = PageMask::EMPTY;
+    let mut at = 0;
+    while at < PAGES {
+        let node = Region::clipped(at, at + size);
+        if leaves.count_in(node) != 0 {
+            nodes.insert(node);
+        }
+        at += size;
+    }
+    nodes
 }
 
 /// All bits of every run of 16 that has one set.

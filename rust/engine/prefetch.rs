@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The whole decision for one block and one batch of faults: triggers, policy, what is left out, and what is learnt from
+//! what became of it.
+//!
+//! [`prefetch`] makes the decision. The caller carries it out and says what became of each prefetched page with [`feedback`]:
+//! *used*, *late* (demanded while still in flight) or *evicted unused*. A page of a hint is *outstanding* from
+//! the hint on until that is known.
+//!
+//! All state is plain data that the caller places: [`FunctionState`] once per function, [`BlockState`] once per block.
+
+use core::mem::size_of;
+
+use super::mask::PageMask;
+use super::page::Region;
+use super::params::Params;
+use super::policy::{self, Answered, Kind, Policy, View};
+use super::tree::{Bounds, Input, Tree};
+
+mod counters;
+
+use counters::add;
+pub use counters::{Counters, Totals};
+
+/// A PCIe function, by the number that its driver gave it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FunctionId(pub u32);
+
+/// A block of 2 MiB: blocks of one space with neighbouring numbers are neighbours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BlockId {
+    /// The space, by the number that the driver gave it.
+    pub space: u32,
+    /// Its place in the space.
+    pub index: u64,
+}
+
+/// Where pages can be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Location {
+    /// In host memory.
+    Host,
+    /// In the function's memory.
+    Device,
+}
+
+/// Faults of one block that are served together, and what the engine must know to decide.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Whose faults they are.
+    pub function: FunctionId,
+    /// Where.
+    pub block: BlockId,
+    /// Where the block is, and where prefetching is allowed in it.
+    pub bounds: Bounds,
+    /// Pages that faulted. They are in the max region; others are ignored.
+    pub faulted: &'a PageMask,
+    /// Those of them that are to be written.
+    pub written: &'a PageMask,
+    /// Pages that are at the destination already.
+    pub resident: &'a PageMask,
+    /// Whether any page of the block is anywhere: `false` at its first touch.
+    pub resident_anywhere: bool,
+    /// Pages that the host maps; looked at where the host is the destination.
+    pub mapped: &'a PageMask,
+    /// Pages that are thrashing.
+    pub thrashing: &'a PageMask,
+    /// Where the faulted pages are to go; `None` if to more than one place.
+    pub destination: Option<Location>,
+    /// Where the user wants the block to be.
+    pub preferred: Option<Location>,
+    /// The time, from any beginning.
+    pub now_ns: u64,
+    /// A random number; all of its values are equally likely.
+    pub random: u32,
+    /// How much of the destination's memory is in use, in percent.
+    pub pressure: u8,
+    /// Bytes that the function's link has carried so far, in both directions.
+    pub link_bytes: u64,
+    /// For how long the link is busy with what it has been given already.
+    pub link_backlog_ns: u64,
+}
+
+/// Pages of a neighbouring block to bring along too, as far as they have contents elsewhere and the link has nothing
+/// better to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ahead {
+    /// The block. It may not exist.
+    pub block: BlockId,
+    /// Its pages.
+    pub region: Region,
+}
+
+/// Why a hint is as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// Prefetching is switched off.
+    Disabled,
+    /// The faults go to more than one place.
+    SeveralDestinations,
+    /// Nothing was anywhere, and the destination is where the block is wanted.
+    FirstTouch,
+    /// The block is wanted elsewhere.
+    NotPreferred,
+    /// The policy decided.
+    Policy,
+    /// There was a hint, but too few faults yet.
+    TooFewFaults,
+}
+
+/// The engine's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hint {
+    /// Pages to bring along: in the max region, neither faulted nor thrashing. Some may be resident already.
+    pub pages: PageMask,
+    /// What to bring of a neighbouring block.
+    pub ahead: Option<Ahead>,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Hint {
+    const fn none(reason: Reason) -> Self {
+        Self {
+            pages: PageMask::EMPTY,
+            ahead: None,
+            reason,
+        }
+    }
+}
+
+/// Who decides: a native policy, or one from outside ([`prefetch_with`]). What first touch brings is counted as theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// One of the native policies.
+    Native(Kind),
+    /// A policy from outside the engine.
+    External,
+}
+
+impl Source {
+    /// How many there are.
+    const COUNT: usize = Kind::ALL.len() + 1;
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Native(kind) => kind as usize,
+            Self::External => Self::COUNT - 1,
+        }
+    }
+}
+
+/// What is remembered of a function; [`FunctionState::NEW`] at first.
+#[derive(Clone, Debug)]
+pub struct FunctionState {
+    totals: Totals,
+    counters: [Counters; Source::COUNT],
+    adaptive: policy::adaptive::State,
+    auto: policy::auto::FunctionState,
+}
+
+const _: () = assert!(size_of::<FunctionState>() <= 16 << 10);
+
+impl FunctionState {
+    /// Of a function that nobody has used yet.
+    pub const NEW: Self = Self {
+        totals: Totals::ZERO,
+        counters: [Counters::ZERO; Source::COUNT],
+        adaptive: policy::adaptive::State::NEW,
+        auto: policy::auto::FunctionState::NEW,
+    };
+
+    /// What is counted whoever decides.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// What is counted of one policy.
+    #[must_use]
+    pub fn counters(&self, source: Source) -> Counters {
+        self.counters
+            .get(source.index())
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The sum over all policies.
+    #[must_use]
+    pub fn all_counters(&self) -> Counters {
+        (self.counters.iter()).fold(Counters::ZERO, counters::Counters::plus)
+    }
+
+    fn count(&mut self, source: Source, change: impl FnOnce(&mut Counters)) {
+        if let Some(counters) = self.counters.get_mut(source.index()) {
+            change(counters);
+        }
+    }
+}
+
+/// What is remembered of a block; [`BlockState::NEW`] at first.
+#[derive(Clone, Debug)]
+pub struct BlockState {
+    /// Where the last batch went.
+    destination: Option<Location>,
+    /// Pages that faulted towards it since, as far as that matters.
+    faults: u16,
+    /// Prefetched pages of which is not known yet what became.
+    outstanding: PageMask,
+    /// Who asked for them.
+    source: Source,
+    /// Pages from a 64 KiB boundary to the block's start, 0 to 15.
+    va_first_page: usize,
+    stride: policy::stride::State,
+    frequency: policy::frequency::State,
+    recent: policy::lru::State,
+    hits: policy::probabilistic::State,
+    auto: policy::auto::BlockState,
+}
+
+const _: () = assert!(size_of::<BlockState>() <= 512);
+
+impl BlockState {
+    /// Of a block that nobody has used yet.
+    pub const NEW: Self = Self {
+        destination: None,
+        faults: 0,
+        outstanding: PageMask::EMPTY,
+        source: Source::Native(Kind::None),
+        va_first_page: 0,
+        stride: policy::stride::State::NEW,
+        frequency: policy::frequency::State::NEW,
+        recent: policy::lru::State::NEW,
+        hits: policy::probabilistic::State::NEW,
+        auto: policy::auto::BlockState::NEW,
+    };
+
+    /// Prefetched pages of which is not known yet what became.
+    #[must_use]
+    pub const fn outstanding(&self) -> &PageMask {
+        &self.outstanding
+    }
+
+    /// `pages` were asked for by `source`.
+    fn expect(&mut self, function: &mut FunctionState, source: Source, pages: &PageMask) {
+        if self.source != source {
+            // Whose they were is remembered once per block only.
+            let dropped = self.outstanding.count();
+            function.count(self.source, |counters| add(&mut counters.dropped, dropped));
+            self.outstanding = PageMask::EMPTY;
+            self.source = source;
+        }
+        let new = pages.minus(&self.outstanding);
+        self.outstanding = self.outstanding.or(&new);
+        function.count(source, |counters| {
+            add(&mut counters.prefetched, new.count());
+        });
+    }
+}
+
+/// Decides by the native policy that is set.
+///
+/// The cost is bounded, whatever the number of faults.
+pub fn prefetch(
+    params: &Params,
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    batch: &Batch<'_>,
+) -> Hint {
+    decide(params, function, block, batch, None)
+}
+
+/// Decides by a policy from outside the engine; where that answers what is invalid, natively.
+pub fn prefetch_with(
+    params: &Params,
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    batch: &Batch<'_>,
+    policy: &mut dyn Policy,
+) -> Hint {
+    decide(params, function, block, batch, Some(policy))
+}
+
+fn decide(
+    params: &Params,
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    batch: &Batch<'_>,
+    external: Option<&mut dyn Policy>,
+) -> Hint {
+    let max_region = batch.bounds.max_region();
+    let faulted = batch.faulted.within(max_region);
+    add(&mut function.totals.batches, 1);
+    add(&mut function.totals.faults, faulted.count());
+    // A page that was to come along and faults all the same has not come.
+    feedback(function, block, Outcome::Dropped, &faulted);
+
+    // Step 0.
+    if !params.enabled {
+        return Hint::none(Reason::Disabled);
+    }
+    let Some(destination) = batch.destination else {
+        add(&mut function.totals.several_destinations, 1);
+        return Hint::none(Reason::SeveralDestinations);
+    };
+    let source = match external {
+        Some(_) => Source::External,
+        None => Source::Native(params.policy),
+    };
+
+    // Step 1.
+    if block.destination != Some(destination) {
+        block.destination = Some(destination);
+        block.faults = 0;
+    }
+    observe(params, function, block, batch, &faulted);
+
+    // Steps 2 to 7.
+    let (wanted, ahead, reason) = if source == Source::Native(Kind::None) {
+        function.count(source, |counters| add(&mut counters.decisions, 1));
+        (PageMask::EMPTY, None, Reason::Policy)
+    } else if !batch.resident_anywhere && batch.preferred == Some(destination) {
+        add(&mut function.totals.first_touches, 1);
+        (max_region.into(), None, Reason::FirstTouch)
+    } else if batch
+        .preferred
+        .is_some_and(|preferred| preferred != destination)
+    {
+        add(&mut function.totals.not_preferred, 1);
+        (PageMask::EMPTY, None, Reason::NotPreferred)
+    } else {
+        let (answered, ahead) = ask(params, function, block, batch, external);
+        function.count(source, |counters| {
+            add(&mut counters.decisions, 1);
+            add(&mut counters.invalid, answered.invalid as usize);
+        });
+        (answered.pages, ahead, Reason::Policy)
+    };
+
+    // Step 8.
+    let mut pages = wanted.minus(&faulted).minus(batch.thrashing);
+    if destination == Location::Host {
+        pages = pages.minus(batch.mapped);
+    }
+
+    // Step 9.
+    let count = u16::try_from(faulted.count()).unwrap_or(u16::MAX);
+    block.faults = block.faults.saturating_add(count);
+    let too_few = u32::from(block.faults) < params.min_faults.get();
+    if too_few && (!pages.is_empty() || ahead.is_some()) {
+        function.count(source, |counters| add(&mut counters.withheld, 1));
+        return Hint::none(Reason::TooFewFaults);
+    }
+    if !pages.is_empty() {
+        function.count(source, |counters| add(&mut counters.hints, 1));
+        block.expect(function, source, &pages.minus(batch.resident));
+    }
+    Hint {
+        pages,
+        ahead,
+        reason,
+    }
+}
+
+/// What the policy that is set learns from a batch before it is asked.
+fn observe(
+    params: &Params,
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    batch: &Batch<'_>,
+    faulted: &PageMask,
+) {
+    block.va_first_page = batch.bounds.va_first_page();
+    match params.policy {
+        Kind::Traffic | Kind::Pressure => function.adaptive.observe(
+            batch.now_ns,
+            params.sample_period_us,
+            batch.link_bytes,
+            batch.pressure,
+        ),
+        Kind::Stride => block.stride.observe(faulted),
+        Kind::Lru => block.recent.observe(block.va_first_page, faulted),
+        Kind::Frequency => block.frequency.observe(batch.now_ns, faulted.count()),
+        _ => {}
+    }
+}
+
+/// Steps 4 to 7, by the policy.
+fn ask(
+    params: &Params,
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    batch: &Batch<'_>,
+    external: Option<&mut dyn Policy>,
+) -> (Answered, Option<Ahead>) {
+    let tree = Tree::new(&Input {
+        mode: params.mode,
+        walk: params.walk,
+        threshold: params.threshold,
+        bounds: batch.bounds,
+        resident: batch.resident,
+        faulted: batch.faulted,
+        thrashing: batch.thrashing,
+    });
+    let view = View {
+        params,
+        batch,
+        tree: &tree,
+    };
+    if let Some(external) = external {
+        return (policy::ask(external, &view), None);
+    }
+    let answered = match params.policy {
+        Kind::None => policy::ask(&mut policy::simple::None, &view),
+        Kind::AlwaysMax => policy::ask(&mut policy::simple::AlwaysMax, &view),
+        Kind::Fixed => policy::ask(&mut policy::simple::Fixed, &view),
+        Kind::Traffic => policy::ask(&mut policy::adaptive::Traffic(&function.adaptive), &view),
+        Kind::Pressure => policy::ask(&mut policy::adaptive::Pressure(&function.adaptive), &view),
+        Kind::Stride => policy::ask(&mut policy::stride::Stride(&block.stride), &view),
+        Kind::MultiLevel => policy::ask(&mut policy::multi_level::MultiLevel, &view),
+        Kind::ThrashingAware => policy::ask(&mut policy::thrashing_aware::ThrashingAware, &view),
+        Kind::Probabilistic => policy::ask(
+            &mut policy::probabilistic::Probabilistic(&block.hits),
+            &view,
+        ),
+        Kind::Lru => policy::ask(&mut policy::lru::Lru(&block.recent), &view),
+        Kind::Frequency => policy::ask(&mut policy::frequency::Frequency(&block.frequency), &view),
+        Kind::Auto => {
+            let mut auto = policy::auto::Auto {
+                function: &mut function.auto,
+                block: &mut block.auto,
+            };
+            let answered = policy::ask(&mut auto, &view);
+            return (answered, auto.ahead(&view));
+        }
+    };
+    (answered, None)
+}
+
+/// What became of pages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// They were touched where they had been brought.
+    Used,
+    /// They were demanded while still in flight.
+    Late,
+    /// They left the destination: evicted, or moved elsewhere.
+    Evicted,
+    /// They were not brought after all.
+    Dropped,
+}
+
+/// Tells what became of `pages` of a block. Only the first thing that becomes of a prefetched page counts; pages that
+/// are not outstanding may be among them.
+pub fn feedback(
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    outcome: Outcome,
+    pages: &PageMask,
+) {
+    let known = block.outstanding.and(pages);
+    let count = known.count();
+    if outcome == Outcome::Used {
+        block.recent.observe(block.va_first_page, pages);
+    }
+    if count == 0 {
+        return;
+    }
+    block.outstanding = block.outstanding.minus(&known);
+    match outcome {
+        Outcome::Used | Outcome::Late => block.hits.observe(count, 0),
+        Outcome::Evicted => block.hits.observe(0, count),
+        Outcome::Dropped => {}
+    }
+    function.auto.observe(&mut block.auto, outcome, count);
+    function.count(block.source, |counters| {
+        let counter = match outcome {
+            Outcome::Used => &mut counters.used,
+            Outcome::Late => &mut counters.late,
+            Outcome::Evicted => &mut counters.evicted_unused,
+            Outcome::Dropped => &mut counters.dropped,
+        };
+        add(counter, count);
+    });
+}
+
+/// Tells that `pages` of a neighbouring block are being brought as a hint's [`Ahead`] said: they are outstanding from now on.
+pub fn brought_ahead(function: &mut FunctionState, block: &mut BlockState, pages: &PageMask) {
+    if !pages.is_empty() {
+        block.expect(function, Source::Native(Kind::Auto), pages);
+    }
+}
