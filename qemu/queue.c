@@ -21,18 +21,34 @@ static uint32_t ring_entries(const VfetchQueue *q)
     return 1u << q->order;
 }
 
-/* The queue fetches nothing more. Tells the driver, if it wants to be told. */
+/* Sends the queue's message if that is armed. */
+static void notify(VfetchQueue *q)
+{
+    if (q->armed) {
+        q->armed = false;
+        vfetch_message(q->fn, q->vector);
+    }
+}
+
+/* Tells the driver once that the queue has stopped, when it wants to be told. */
+static void notify_stop(VfetchQueue *q)
+{
+    if (q->stop_untold && q->armed) {
+        q->stop_untold = false;
+        notify(q);
+    }
+}
+
+/* The queue fetches nothing more. */
 static void queue_error(VfetchQueue *q, uint8_t error)
 {
     if (q->error != VFETCH_QERR_NONE) {
         return;
     }
     q->error = error;
+    q->stop_untold = q->enabled;
     q->fn->count.queue_errors++;
-    if (q->enabled && q->armed) {
-        q->armed = false;
-        vfetch_message(q->fn, q->vector);
-    }
+    notify_stop(q);
 }
 
 /* ---- transfers ---------------------------------------------------------- */
@@ -350,10 +366,10 @@ void vfetch_queue_cq_head(VfetchQueue *q, uint32_t value)
     }
     q->cq_head += taken;
     q->armed = !(value & VFETCH_CQ_DISARM);
-    if (q->armed && q->cq_loud > q->cq_head) {
-        q->armed = false;
-        vfetch_message(q->fn, q->vector);
+    if (q->cq_loud > q->cq_head) {
+        notify(q);
     }
+    notify_stop(q);
     post_held(q);
     vfetch_queue_fetch(q, vfetch_now());
 }
@@ -385,6 +401,7 @@ static void queue_empty(VfetchQueue *q)
     q->cq_tail = 0;
     q->cq_loud = 0;
     q->armed = false;
+    q->stop_untold = false;
     q->stuck = false;
     q->wedged = false;
 }

@@ -125,6 +125,7 @@ struct VfetchQueue {
     uint64_t cq_tail;
     uint64_t cq_loud;           /* end of the last completion that interrupts */
     bool armed;
+    bool stop_untold;           /* stopped, and no message said so yet */
 
     bool stuck;                 /* fetches nothing: VFETCH_FAULT_STUCK */
     bool wedged;                /* acknowledges no reset either */

@@ -142,3 +142,41 @@ class Interrupts(DeviceTest):
             q.push(HW.OP_FENCE)
             pf.m.step(1_000_000)
         self.assertEqual(pf.cfg(0) & 0xFFFF, HW.PCI_VENDOR)
+
+    def test_a_stop_behind_a_completions_message_is_told_when_re_armed(self):
+        pf = self.pf()
+        message, q = pf.msix(0), pf.queue(order=3)
+        self.fence(q)
+        self.assertTrue(message.taken())
+        q.ring(0x8000)
+        self.assertEqual(q.error(), HW.QERR_SQ_TAIL)
+        self.assertFalse(message.taken())
+        q.set(HW.QREG_CQ_HEAD, 1)
+        self.assertTrue(message.taken())
+        # Once.
+        q.set(HW.QREG_CQ_HEAD, 1)
+        self.assertFalse(message.taken())
+
+    def test_a_stop_behind_a_completion_that_is_left_takes_a_further_write(self):
+        pf = self.pf()
+        message, q = pf.msix(0), pf.queue(order=3)
+        self.fence(q)
+        self.fence(q)
+        q.ring(0x8000)
+        self.assertTrue(message.taken())
+        q.set(HW.QREG_CQ_HEAD, 1)
+        self.assertTrue(message.taken())
+        q.set(HW.QREG_CQ_HEAD, HW.CQ_DISARM | 2)
+        self.assertFalse(message.taken())
+        q.set(HW.QREG_CQ_HEAD, 2)
+        self.assertTrue(message.taken())
+
+    def test_a_stop_is_not_told_after_a_reset(self):
+        pf = self.pf()
+        message, q = pf.msix(0), pf.queue(order=3)
+        q.set(HW.QREG_CQ_HEAD, HW.CQ_DISARM)
+        q.ring(0x8000)
+        q.reset()
+        q.set(HW.QREG_CONTROL, HW.QCTL_ENABLE)
+        q.set(HW.QREG_CQ_HEAD, 0)
+        self.assertFalse(message.taken())
