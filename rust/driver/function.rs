@@ -12,7 +12,7 @@ use kernel::time::{Delta, Instant, Monotonic, Msecs};
 
 use super::memory::Memory;
 use super::params::Parameters;
-use super::queue::{Command, Failure, Queue, Slot, CHUNK_PAGES};
+use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
 use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
@@ -92,7 +92,7 @@ pub(crate) struct Function {
 
 /// A range of device memory that is being zeroed.
 struct Scrub<'a> {
-    slot: Slot<'a>,
+    transfer: Transfer<'a, 'a, 'static>,
     at: u64,
     bytes: u64,
 }
@@ -261,7 +261,7 @@ impl Function {
 
     /// Starts to zero `bytes` from `at`. EAGAIN, if `nonblocking`, when there is no slot.
     fn start_scrub(&self, at: u64, bytes: u64, nonblocking: bool) -> Result<Scrub<'_>> {
-        let command = Command::Scrub {
+        let mut command = Command::Scrub {
             device_addr: at,
             // CAST: at most `max_bytes`.
             bytes: bytes as u32,
@@ -273,9 +273,15 @@ impl Function {
                 self.ordinary.reserve_uninterrupted()?
             };
             match slot.submit(command, || true) {
-                Ok(()) => return Ok(Scrub { slot, at, bytes }),
-                Err(Failure::Recovering) if !nonblocking => {}
-                Err(failure) => return Err(failure.into()),
+                Ok(transfer) => {
+                    return Ok(Scrub {
+                        transfer,
+                        at,
+                        bytes,
+                    })
+                }
+                Err((Failure::Recovering, again)) if !nonblocking => command = again,
+                Err((failure, _)) => return Err(failure.into()),
             }
         }
     }
@@ -286,7 +292,7 @@ impl Function {
         let mut again = [(0u64, 0u64); N];
         for (flight, again) in flights.iter_mut().zip(&mut again) {
             if let Some(scrub) = flight.take() {
-                match scrub.slot.wait() {
+                match scrub.transfer.wait() {
                     Ok(()) => self.stats.scrubbed_bytes.add(scrub.bytes),
                     Err(Failure::Aborted) => *again = (scrub.at, scrub.bytes),
                     Err(failure) => return Err(failure.into()),
@@ -297,7 +303,7 @@ impl Function {
             let mut outcome = Err(Failure::Aborted);
             for _ in 0..TRIES {
                 if outcome == Err(Failure::Aborted) {
-                    outcome = self.start_scrub(at, bytes, false)?.slot.wait();
+                    outcome = self.start_scrub(at, bytes, false)?.transfer.wait();
                 }
             }
             outcome?;

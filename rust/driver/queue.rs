@@ -61,17 +61,16 @@ impl TransactionId {
 }
 
 /// What a descriptor shall do.
-#[derive(Clone, Copy)]
-pub(crate) enum Command<'a> {
+pub(crate) enum Command<'dev, 'data> {
     /// Device memory to host memory.
     Read {
         device_addr: u64,
-        host: &'a HostMemory<'a, 'a>,
+        host: HostMemory<'dev, 'data>,
     },
     /// Host memory to device memory.
     Write {
         device_addr: u64,
-        host: &'a HostMemory<'a, 'a>,
+        host: HostMemory<'dev, 'data>,
     },
     /// Zeros into device memory.
     Scrub { device_addr: u64, bytes: u32 },
@@ -208,6 +207,10 @@ struct Inner {
     states: KVec<SlotState>,
     /// Slots that nobody has.
     free: KVec<u16>,
+    /// Who waits for a slot.
+    waiting: u32,
+    /// Free slots that belong to those who wait, in turn: one has been woken for each. At most `waiting`.
+    granted: u32,
     /// Free-running, as the device counts.
     sq_tail: u16,
     cq_head: u16,
@@ -277,6 +280,8 @@ impl Queue {
             rings: Some(rings),
             states: KVec::from_elem(SlotState::Idle, slots, GFP_KERNEL)?,
             free,
+            waiting: 0,
+            granted: 0,
             sq_tail: 0,
             cq_head: 0,
             cq_told: 0,
@@ -337,7 +342,7 @@ impl Queue {
 
     // ---- Using it -------------------------------------------------------------------------------
 
-    /// Waits until the queue is running and takes a free slot.
+    /// Waits until the queue is running and takes a free slot. First come, first served.
     ///
     /// EAGAIN when that would mean to wait and `nonblocking`; EINTR when a signal came first;
     /// ENODEV when the device is gone.
@@ -351,7 +356,7 @@ impl Queue {
     }
 
     fn reserve_with(&self, nonblocking: bool, signals: Signals) -> Result<Slot<'_>> {
-        if let Some(taken) = self.try_reserve() {
+        if let Some(taken) = self.take(&mut self.inner.lock()) {
             return taken;
         }
         if nonblocking {
@@ -359,23 +364,42 @@ impl Queue {
         }
         self.stats.slot_waits.count();
         let mut taken = None;
-        let waited = self.changed.wait(signals, None, || {
-            taken = self.try_reserve();
+        let mut waiting = false;
+        self.changed.wait_in_turn(signals, |woken| {
+            let inner = &mut *self.inner.lock();
+            if woken && inner.granted > 0 && inner.mode == Mode::Running {
+                inner.granted -= 1;
+            }
+            taken = self.take(inner);
+            if taken.is_none() && !waiting {
+                // From here on slots are granted to us.
+                waiting = true;
+                inner.waiting = inner.waiting.saturating_add(1);
+            }
             taken.is_some()
         });
-        match (taken, waited) {
-            (Some(taken), _) => taken,
-            (None, _) => Err(EINTR),
+        if waiting {
+            let inner = &mut *self.inner.lock();
+            inner.waiting = inner.waiting.saturating_sub(1);
+            // What was granted to us, if we did not take it, goes to the next, or to anybody.
+            inner.granted = inner.granted.min(inner.waiting);
+            if !inner.free.is_empty() {
+                self.changed.wake_one();
+            }
         }
+        taken.unwrap_or(Err(EINTR))
     }
 
-    /// A slot, or that there will be none, or `None`: wait.
-    fn try_reserve(&self) -> Option<Result<Slot<'_>>> {
-        let mut inner = self.inner.lock();
+    /// A slot that is granted to nobody, or that there will be none, or `None`: wait.
+    fn take(&self, inner: &mut Inner) -> Option<Result<Slot<'_>>> {
         match inner.mode {
             Mode::Gone => return Some(Err(ENODEV)),
             Mode::Stopped => return None,
             Mode::Running => {}
+        }
+        // CAST: u32 to usize keeps the value.
+        if inner.free.len() <= inner.granted as usize {
+            return None;
         }
         let slot = inner.free.pop()?;
         Some(Ok(Slot { queue: self, slot }))
@@ -385,7 +409,8 @@ impl Queue {
     pub(crate) fn poll<'a>(&'a self, poll: &Poll<'a>) -> bool {
         poll.register(&self.changed);
         let inner = self.inner.lock();
-        inner.mode == Mode::Running && !inner.free.is_empty()
+        // CAST: u32 to usize keeps the value.
+        inner.mode == Mode::Running && inner.free.len() > inner.granted as usize
     }
 
     /// Has everybody who waits or polls look again.
@@ -634,20 +659,59 @@ impl InterruptHandler for Queue {
     }
 }
 
+/// A descriptor that the device has, and the memory that it describes.
+///
+/// Fields are dropped in this order: the slot waits for the device before the memory is let go.
+pub(crate) struct Transfer<'a, 'dev, 'data> {
+    slot: Slot<'a>,
+    host: Option<HostMemory<'dev, 'data>>,
+}
+
+impl Transfer<'_, '_, '_> {
+    /// Waits until it has ended. The wait is bounded by the time-out and the recovery that follows it;
+    /// signals do not end it, since the device may be using the memory.
+    pub(crate) fn wait(&self) -> Result<(), Failure> {
+        self.slot.wait()
+    }
+
+    /// Bytes of host memory that it moves.
+    pub(crate) fn bytes(&self) -> usize {
+        self.host.as_ref().map_or(0, HostMemory::bytes)
+    }
+}
+
 /// The right to have one descriptor in flight.
 pub(crate) struct Slot<'a> {
     queue: &'a Queue,
     slot: u16,
 }
 
-impl Slot<'_> {
+impl<'a> Slot<'a> {
     /// Gives the device a descriptor. `current` says whether what it is based on still holds; it
     /// is asked when nothing can change that any more before the device has the descriptor.
     ///
-    /// The memory that it describes must stay as it is until [`wait`](Self::wait) has returned.
-    pub(crate) fn submit(
+    /// The command comes back when the device has not got it.
+    pub(crate) fn submit<'dev, 'data>(
+        self,
+        command: Command<'dev, 'data>,
+        current: impl FnOnce() -> bool,
+    ) -> Result<Transfer<'a, 'dev, 'data>, (Failure, Command<'dev, 'data>)> {
+        match self.ring(&command, current) {
+            Ok(()) => Ok(Transfer {
+                slot: self,
+                host: match command {
+                    Command::Read { host, .. } | Command::Write { host, .. } => Some(host),
+                    Command::Scrub { .. } => None,
+                },
+            }),
+            Err(failure) => Err((failure, command)),
+        }
+    }
+
+    /// Writes the descriptor and rings the doorbell.
+    fn ring(
         &self,
-        command: Command<'_>,
+        command: &Command<'_, '_>,
         current: impl FnOnce() -> bool,
     ) -> Result<(), Failure> {
         let queue = self.queue;
@@ -694,7 +758,7 @@ impl Slot<'_> {
     fn descriptor(
         &self,
         rings: &Rings,
-        command: Command<'_>,
+        command: &Command<'_, '_>,
         id: TransactionId,
     ) -> hw::vfetch_desc {
         let mut desc = hw::vfetch_desc {
@@ -702,11 +766,11 @@ impl Slot<'_> {
             ..Default::default()
         };
         let (opcode, device_addr, host) = match command {
-            Command::Read { device_addr, host } => (hw::VFETCH_OP_READ, device_addr, Some(host)),
-            Command::Write { device_addr, host } => (hw::VFETCH_OP_WRITE, device_addr, Some(host)),
+            Command::Read { device_addr, host } => (hw::VFETCH_OP_READ, *device_addr, Some(host)),
+            Command::Write { device_addr, host } => (hw::VFETCH_OP_WRITE, *device_addr, Some(host)),
             Command::Scrub { device_addr, bytes } => {
-                desc.bytes = bytes;
-                (hw::VFETCH_OP_FILL, device_addr, None)
+                desc.bytes = *bytes;
+                (hw::VFETCH_OP_FILL, *device_addr, None)
             }
         };
         // CAST: opcodes and flags are 8 bits wide.
@@ -743,7 +807,7 @@ impl Slot<'_> {
 
     /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
-    pub(crate) fn wait(&self) -> Result<(), Failure> {
+    fn wait(&self) -> Result<(), Failure> {
         let queue = self.queue;
         let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
             return Err(Failure::Gone);
@@ -840,7 +904,11 @@ impl Drop for Slot<'_> {
         if inner.free.push_within_capacity(self.slot).is_err() {
             kernel::pr_warn_once!("a slot was given back twice\n");
         }
+        if inner.granted < inner.waiting {
+            inner.granted += 1;
+        }
         drop(inner);
-        queue.changed.wake_all();
+        // One slot, one taker; and the pollers.
+        queue.changed.wake_one();
     }
 }

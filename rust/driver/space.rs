@@ -79,6 +79,26 @@ enum Piece {
 /// A space's pages. Blocks without contents are not there.
 struct Table {
     blocks: KVVec<Option<KBox<Block>>>,
+    /// Lost pages of all blocks, and the generation that they were counted in, unless they have to be counted again.
+    lost: Option<(u64, u32)>,
+}
+
+impl Table {
+    /// Counts the lost pages, looking at the blocks only when that is needed.
+    fn count_lost(&mut self, generation: u32) -> u64 {
+        match self.lost {
+            Some((lost, counted)) if counted == generation => lost,
+            _ => {
+                let mut lost = 0;
+                for block in self.blocks.iter_mut().flatten() {
+                    block.settle(generation);
+                    lost += block.lost() as u64;
+                }
+                self.lost = Some((lost, generation));
+                lost
+            }
+        }
+    }
 }
 
 /// A space.
@@ -129,7 +149,13 @@ impl Space {
             function,
             bytes: Atomic::new(0),
             gate <- Gate::new(),
-            table <- new_mutex!(Table { blocks: KVVec::new() }, "vfetch: space"),
+            table <- new_mutex!(
+                Table {
+                    blocks: KVVec::new(),
+                    lost: None,
+                },
+                "vfetch: space"
+            ),
         })
     }
 
@@ -148,13 +174,7 @@ impl Space {
         let mut table = self.table.lock();
         // With the lock, here and below: a block shall not go back to a former generation.
         let generation = self.function.memory.generation();
-        let blocks = table.blocks.iter_mut().flatten();
-        blocks
-            .map(|block| {
-                block.settle(generation);
-                block.lost() as u64
-            })
-            .sum()
+        table.count_lost(generation)
     }
 
     // ---- Moving data ----------------------------------------------------------------------------
@@ -410,6 +430,7 @@ impl Space {
                 filled += block.overwritten(region, generation);
             }
         }
+        table.lost = None;
         drop(table);
         self.function.memory.count_pages(generation, filled, 0);
     }
@@ -459,6 +480,40 @@ impl Space {
         Ok(())
     }
 
+    /// Takes the blocks of `bytes`, whole pages, out of the table, one at a time, and calls `change` with each, the pages of it
+    /// and the generation that it is of. Called with the gate held alone: nobody else changes the table meanwhile, but some look at it.
+    fn for_blocks(
+        &self,
+        bytes: Range<u64>,
+        mut change: impl FnMut(&mut Block, Region, u32) -> Result,
+    ) -> Result {
+        for (index, region) in blocks_of(bytes) {
+            let taken = self
+                .table
+                .lock()
+                .blocks
+                .get_mut(index)
+                .and_then(Option::take);
+            let Some(mut block) = taken else {
+                continue;
+            };
+            let generation = self.function.memory.generation();
+            block.settle(generation);
+            let changed = change(&mut block, region, generation);
+            let mut table = self.table.lock();
+            // Who counted meanwhile did without this block.
+            table.lost = None;
+            if !block.is_empty() {
+                if let Some(place) = table.blocks.get_mut(index) {
+                    *place = Some(block);
+                }
+            }
+            drop(table);
+            changed?;
+        }
+        Ok(())
+    }
+
     /// Gives the frames of `bytes`, whole pages, back to the function, and the promises of those that have none. `scrub` says whether it could zero
     /// ranges of device memory.
     fn release(
@@ -469,19 +524,8 @@ impl Space {
         let memory = &self.function.memory;
         // CAST: a function has fewer frames than a `u32` can count.
         let mut promised = ((bytes.end - bytes.start) / PAGE) as u32;
-        for (index, region) in blocks_of(bytes) {
-            // Nobody else changes the table, but some look at it.
-            let taken = self
-                .table
-                .lock()
-                .blocks
-                .get_mut(index)
-                .and_then(Option::take);
-            let Some(mut block) = taken else {
-                continue;
-            };
-            let generation = memory.generation();
-            block.settle(generation);
+        // No block fails.
+        let _ = self.for_blocks(bytes, |block, region, generation| {
             let clean = scrub(&mut block.used_frames(region).map(|(_, run)| bytes_of(run)));
             for (_, run) in block.all_frames(region) {
                 memory.give(run, clean, generation);
@@ -490,12 +534,8 @@ impl Space {
             memory.count_pages(generation, 0, contents);
             // CAST: at most 512.
             promised = promised.saturating_sub(frames as u32);
-            if !block.is_empty() {
-                if let Some(place) = self.table.lock().blocks.get_mut(index) {
-                    *place = Some(block);
-                }
-            }
-        }
+            Ok(())
+        });
         memory.unpromise(promised);
     }
 
@@ -509,31 +549,13 @@ impl Space {
         if bytes.end > self.bytes() {
             return Err(ERANGE);
         }
-        let memory = &self.function.memory;
-        for (index, region) in blocks_of(bytes) {
-            let taken = self
-                .table
-                .lock()
-                .blocks
-                .get_mut(index)
-                .and_then(Option::take);
-            let Some(mut block) = taken else {
-                continue;
-            };
-            let generation = memory.generation();
-            block.settle(generation);
-            let scrubbed = self
-                .function
-                .scrub(block.used_frames(region).map(|(_, run)| bytes_of(run)));
-            if scrubbed.is_ok() {
-                memory.count_pages(generation, 0, block.discard(region));
-            }
-            if let Some(place) = self.table.lock().blocks.get_mut(index) {
-                *place = Some(block);
-            }
-            scrubbed?;
-        }
-        Ok(())
+        self.for_blocks(bytes, |block, region, generation| {
+            let ranges = block.used_frames(region).map(|(_, run)| bytes_of(run));
+            self.function.scrub(ranges)?;
+            let contents = block.discard(region);
+            self.function.memory.count_pages(generation, 0, contents);
+            Ok(())
+        })
     }
 
     /// The file was closed: gives everything back, scrubbed.

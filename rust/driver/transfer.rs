@@ -5,7 +5,7 @@
 use kernel::prelude::*;
 
 use super::function::Function;
-use super::queue::{Command, Failure, Slot};
+use super::queue::{Command, Failure, Slot, Transfer};
 use crate::sys::host_memory::HostMemory;
 
 /// Transfers of one call that may be in flight together: enough that the link never waits for the next one to be
@@ -21,12 +21,12 @@ pub(crate) enum Direction {
     ToDevice,
 }
 
-/// A transfer in flight.
-///
-/// Fields are dropped in this order: the slot waits for the device before the memory is let go.
-struct Flight<'f, 'data> {
-    slot: Slot<'f>,
-    memory: HostMemory<'f, 'data>,
+/// A part of the call, in the order of its bytes.
+enum Flight<'f, 'data> {
+    /// The device has it.
+    Transfer(Transfer<'f, 'f, 'data>),
+    /// So many bytes that were moved without the device.
+    Done(usize),
 }
 
 /// The transfers of a call, oldest first.
@@ -34,10 +34,10 @@ pub(crate) struct Pipeline<'f, 'data> {
     function: &'f Function,
     direction: Direction,
     flights: [Option<Flight<'f, 'data>>; DEPTH],
-    /// Transfers started and ended; the one that is started as number n is at n % DEPTH.
+    /// Parts started and ended; the one that is started as number n is at n % DEPTH.
     started: usize,
     ended: usize,
-    /// Bytes moved by transfers that ended well, before the first that did not.
+    /// Bytes moved by parts that ended well, before the first that did not.
     moved: usize,
     error: Option<Error>,
     /// The generation that all of them belong to.
@@ -75,27 +75,42 @@ impl<'f, 'data> Pipeline<'f, 'data> {
         if *self.generation.get_or_insert(generation) != generation {
             return Err(EIO);
         }
+        self.make_room();
+        let mut command = match self.direction {
+            Direction::ToHost => Command::Read {
+                device_addr,
+                host: memory,
+            },
+            Direction::ToDevice => Command::Write {
+                device_addr,
+                host: memory,
+            },
+        };
+        let transfer = loop {
+            let slot = self.slot(nonblocking)?;
+            match slot.submit(command, || self.function.memory.generation() == generation) {
+                Ok(transfer) => break transfer,
+                Err((Failure::Recovering, again)) if !nonblocking => command = again,
+                Err((failure, _)) => return Err(failure.into()),
+            }
+        };
+        self.push(Flight::Transfer(transfer));
+        Ok(())
+    }
+
+    /// Sees to it that one more can be started.
+    fn make_room(&mut self) {
         if self.started - self.ended >= DEPTH {
             self.end_oldest();
         }
-        let host = &memory;
-        let command = match self.direction {
-            Direction::ToHost => Command::Read { device_addr, host },
-            Direction::ToDevice => Command::Write { device_addr, host },
-        };
-        let slot = loop {
-            let slot = self.slot(nonblocking)?;
-            match slot.submit(command, || self.function.memory.generation() == generation) {
-                Ok(()) => break slot,
-                Err(Failure::Recovering) if !nonblocking => {}
-                Err(failure) => return Err(failure.into()),
-            }
-        };
+    }
+
+    /// Appends a part. There is room.
+    fn push(&mut self, flight: Flight<'f, 'data>) {
         if let Some(place) = self.flights.get_mut(self.started % DEPTH) {
-            *place = Some(Flight { slot, memory });
+            *place = Some(flight);
             self.started += 1;
         }
-        Ok(())
     }
 
     /// A slot. While we have others it is not waited for: those who wait for one another's slots would wait for ever.
@@ -122,33 +137,34 @@ impl<'f, 'data> Pipeline<'f, 'data> {
             .get_mut(self.ended % DEPTH)
             .and_then(Option::take);
         self.ended += 1;
-        let Some(flight) = flight else {
-            return;
+        let bytes = match flight {
+            None => return,
+            Some(Flight::Done(bytes)) => bytes,
+            Some(Flight::Transfer(transfer)) => match transfer.wait() {
+                Ok(()) => {
+                    let stats = &self.function.stats;
+                    let bytes = transfer.bytes();
+                    match self.direction {
+                        Direction::ToHost => stats.to_host_bytes.add(bytes as u64),
+                        Direction::ToDevice => stats.to_device_bytes.add(bytes as u64),
+                    }
+                    bytes
+                }
+                Err(failure) => {
+                    self.error.get_or_insert(failure.into());
+                    return;
+                }
+            },
         };
-        match flight.slot.wait() {
-            Ok(()) => {
-                let stats = &self.function.stats;
-                let bytes = flight.memory.bytes();
-                match self.direction {
-                    Direction::ToHost => stats.to_host_bytes.add(bytes as u64),
-                    Direction::ToDevice => stats.to_device_bytes.add(bytes as u64),
-                }
-                if self.error.is_none() {
-                    self.moved += bytes;
-                }
-            }
-            Err(failure) => {
-                self.error.get_or_insert(failure.into());
-            }
-        }
-    }
-
-    /// Counts bytes that were moved without a transfer, when all transfers have ended.
-    pub(crate) fn skip(&mut self, bytes: usize) {
-        self.finish();
         if self.error.is_none() {
             self.moved += bytes;
         }
+    }
+
+    /// Counts the next bytes, which were moved without the device.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        self.make_room();
+        self.push(Flight::Done(bytes));
     }
 
     /// Bytes moved so far, without a gap.

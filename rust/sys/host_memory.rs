@@ -153,6 +153,8 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
             bytes: 0,
             _data: PhantomData,
         };
+        // Where the last entry of the list ends in physical memory.
+        let mut end = None;
         while this.bytes < most_bytes {
             let first = this.pages.len();
             let room = this.pages.spare_capacity_mut();
@@ -195,7 +197,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
                     break;
                 };
                 let bytes = left.min(PAGE_SIZE - offset);
-                this.append(page, offset, bytes)?;
+                end = Some(this.append(page, offset, bytes, end)?);
                 left -= bytes;
                 offset = 0;
             }
@@ -207,27 +209,30 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
         Ok(this)
     }
 
-    /// Adds `bytes` of `page` from `offset` to the list, which is not mapped yet. Neighbours in physical memory become one entry.
-    fn append(&mut self, page: *mut bindings::page, offset: usize, bytes: usize) -> Result {
+    /// Adds `bytes` of `page` from `offset` to the list, which is not mapped yet and ends at `end` in physical
+    /// memory. Neighbours become one entry. Returns where it ends now.
+    fn append(
+        &mut self,
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        end: Option<u64>,
+    ) -> Result<u64> {
         // SAFETY: The page is valid.
         let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
         // CAST: both are at most a page.
         let (offset, bytes) = (offset as u32, bytes as u32);
-        // While the list is not mapped, `dma_address` is where an entry ends.
-        if let Some(last) = self.list.last_mut() {
-            if last.dma_address == physical {
-                last.length += bytes;
-                last.dma_address += u64::from(bytes);
-                return Ok(());
+        match self.list.last_mut() {
+            Some(last) if end == Some(physical) => last.length += bytes,
+            _ => {
+                let mut entry: bindings::scatterlist = pin_init::zeroed();
+                // SAFETY: `entry` is a zeroed scatterlist entry, and the page is valid.
+                unsafe { shim::vfetch_sg_set_page(&mut entry, page, bytes, offset) };
+                // There is room, since there are no more entries than pages.
+                self.list.push(entry, GFP_KERNEL)?;
             }
         }
-        let mut entry: bindings::scatterlist = pin_init::zeroed();
-        // SAFETY: `entry` is a zeroed scatterlist entry, and the page is valid.
-        unsafe { shim::vfetch_sg_set_page(&mut entry, page, bytes, offset) };
-        entry.dma_address = physical + u64::from(bytes);
-        // There is room, since there are no more entries than pages.
-        self.list.push(entry, GFP_KERNEL)?;
-        Ok(())
+        Ok(physical + u64::from(bytes))
     }
 
     /// Maps the list. EIO when it cannot be mapped.

@@ -82,6 +82,29 @@ impl WaitQueue {
         if condition() {
             return Waited::Done;
         }
+        self.wait_as(0, signals, time, |_| condition())
+    }
+
+    /// The same, in turn: of those who wait like this [`wake_one`](Self::wake_one) wakes only the one that has waited longest.
+    ///
+    /// The condition is told whether the caller has slept: at the first look it has not, but every later
+    /// wake-up is already sure to be noticed. Who was woken and leaves without taking what it was woken for must
+    /// wake the next.
+    pub(crate) fn wait_in_turn(
+        &self,
+        signals: Signals,
+        condition: impl FnMut(bool) -> bool,
+    ) -> Waited {
+        self.wait_as(bindings::WQ_FLAG_EXCLUSIVE, signals, None, condition)
+    }
+
+    fn wait_as(
+        &self,
+        flags: u32,
+        signals: Signals,
+        time: Option<Msecs>,
+        mut condition: impl FnMut(bool) -> bool,
+    ) -> Waited {
         let mut left: c_long = match time {
             // One more: the present jiffy may be nearly over. CAST: bounded by the `min`.
             Some(ms) => msecs_to_jiffies(ms).saturating_add(1).min(Jiffies::MAX / 4) as c_long,
@@ -94,7 +117,9 @@ impl WaitQueue {
         let mut entry = MaybeUninit::<bindings::wait_queue_entry>::uninit();
         // SAFETY: `entry` is valid for writes. It stays where it is until `finish_wait()` below has
         // taken it off the queue.
-        unsafe { bindings::init_wait_entry(entry.as_mut_ptr(), 0) };
+        // CAST: a flag.
+        unsafe { bindings::init_wait_entry(entry.as_mut_ptr(), flags as c_int) };
+        let mut woken = false;
         let waited = loop {
             // SAFETY: The head is initialised, and so is the entry, which lives until
             // `finish_wait()`.
@@ -106,7 +131,7 @@ impl WaitQueue {
                     state as c_int,
                 )
             };
-            if condition() {
+            if condition(woken) {
                 break Waited::Done;
             }
             if interrupted != 0 {
@@ -117,6 +142,8 @@ impl WaitQueue {
             }
             // SAFETY: Callers of this function may sleep.
             left = unsafe { bindings::schedule_timeout(left) };
+            // Or a signal, or the time: those are seen above.
+            woken = true;
         };
         // SAFETY: As above; after this the entry is on no queue.
         unsafe { bindings::finish_wait(self.head.get(), entry.as_mut_ptr()) };
@@ -128,6 +155,16 @@ impl WaitQueue {
     /// May be called in any context. A change made before this call is seen by those that
     /// it wakes.
     pub(crate) fn wake_all(&self) {
+        self.wake(0);
+    }
+
+    /// The same, but wakes only the first of those who [wait in turn](Self::wait_in_turn).
+    pub(crate) fn wake_one(&self) {
+        self.wake(1);
+    }
+
+    /// Wakes `turns` of those who wait in turn (0: all), and everybody else.
+    fn wake(&self, turns: c_int) {
         // SAFETY: The head is initialised. This orders the caller's change before the look.
         if !unsafe { shim::vfetch_wq_has_sleeper(self.head.get()) } {
             return;
@@ -137,7 +174,7 @@ impl WaitQueue {
             bindings::__wake_up(
                 self.head.get(),
                 bindings::TASK_NORMAL,
-                0,
+                turns,
                 core::ptr::null_mut(),
             )
         };

@@ -113,6 +113,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 slow::a_nonblocking_file_gets_eagain_when_no_slot_is_free,
                 slow::poll_tells_when_a_slot_is_free,
                 slow::a_signal_ends_the_wait_for_a_slot,
+                slow::slots_are_given_in_turn,
                 slow::a_kill_ends_a_large_transfer,
                 slow::many_threads_share_few_slots,
                 slow::io_uring_gets_all_its_data_without_slots,

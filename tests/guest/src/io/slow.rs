@@ -214,6 +214,27 @@ pub(crate) fn a_signal_ends_the_wait_for_a_slot() -> Result<()> {
     })
 }
 
+pub(crate) fn slots_are_given_in_turn() -> Result<()> {
+    let function = vf(1)?;
+    leaves_nothing(&function, || {
+        const THREADS: usize = 10;
+        let space = space(&function, PAGE as u64)?;
+        let crowd = Crowd::new(&function, THREADS, 8 * PAGE)?;
+        for round in 0..8 {
+            let before = stats(&function)?.writes;
+            space.write_all_at(&[7; PAGE], 0)?;
+            // Those before us in the queue and in slots, and who came between the looks.
+            let others = stats(&function)?.writes - before - 1;
+            let most = THREADS as u64 + SLOTS + 4;
+            ensure!(
+                others <= most,
+                "round {round}: {others} writes went first, not at most {most}"
+            );
+        }
+        crowd.leave()
+    })
+}
+
 pub(crate) fn a_kill_ends_a_large_transfer() -> Result<()> {
     let function = vf(2)?;
     leaves_nothing(&function, || {
