@@ -490,3 +490,6 @@ pub fn brought_ahead(function: &mut FunctionState, block: &mut BlockState, pages
         block.expect(function, Source::Native(Kind::Auto), pages);
     }
 }
+
+#[cfg(test)]
+mod tests;
