@@ -2,6 +2,7 @@
 
 //! What the tests share: functions and spaces, time limits, patterns, buffers of every kind, processes.
 
+pub(crate) mod absent;
 pub(crate) mod buffer;
 pub(crate) mod errno;
 pub(crate) mod limit;

@@ -2,11 +2,14 @@
 
 //! Buffers that are not, or not all, there.
 
+use std::thread;
+
 use anyhow::{ensure, Result};
 use libvfetch::Space;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 use crate::support::{
+    absent::Absent,
     buffer::{memory_file, Area, Mapping},
     errno::{fails, gives, same, Errno},
     machine::{pf, space, PAGE},
@@ -246,4 +249,51 @@ pub(crate) fn a_file_that_became_shorter_is_efault() -> Result<()> {
     ensure!(file.metadata()?.len() == 0);
     bad_both_ways("an empty file", &space, mapping.all())?;
     intact(&space)
+}
+
+/// More callers than there are slots wait for pages of their buffers; nobody else waits for them.
+pub(crate) fn a_buffer_that_is_not_there_holds_nobody_up() -> Result<()> {
+    const CALLERS: usize = 6;
+    let (stalled, other) = (half_written()?, half_written()?);
+    let absent = Absent::new(CALLERS * PAGE)?;
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|n| {
+                let (absent, stalled) = (&absent, &stalled);
+                scope.spawn(move || {
+                    let area = absent.area(n * PAGE, PAGE);
+                    if n % 2 == 0 {
+                        area.pread(stalled, 0)
+                    } else {
+                        // What is there already: it reads zeros from the buffer once it is brought.
+                        area.pwrite(stalled, UNWRITTEN)
+                    }
+                })
+            })
+            .collect();
+        let meanwhile = || -> Result<()> {
+            absent.wait_for_touches(CALLERS)?;
+            intact(&other)?;
+            let mut byte = [0];
+            stalled.read_exact_at(&mut byte, 0)?;
+            other.write_all_at(&pattern(31, 1, 0, PAGE), 0)?;
+            intact(&other)?;
+            ensure!(
+                callers.iter().all(|caller| !caller.is_finished()),
+                "a caller did not wait for its buffer"
+            );
+            Ok(())
+        };
+        let result = meanwhile();
+        absent.bring()?;
+        for caller in callers {
+            gives(
+                "a call that had to wait",
+                caller.join().expect("no panic"),
+                PAGE,
+            )?;
+        }
+        result
+    })?;
+    intact(&stalled)
 }

@@ -55,6 +55,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 ends::the_mode_of_the_file_is_kept,
                 ends::nowait_is_refused,
                 ends::the_node_cannot_be_mapped,
+                faults::a_buffer_that_is_not_there_holds_nobody_up,
                 faults::a_buffer_that_is_nowhere_is_efault,
                 faults::memory_without_rights_is_efault,
                 faults::memory_that_may_only_be_read_is_no_place_to_read_to,

@@ -17,7 +17,7 @@ use super::machine::{
     wait_until, MIB, PAGE, PATIENCE,
 };
 use super::vfs::expect_no_inheritance;
-use crate::support::limit::factor;
+use crate::support::{absent::Absent, limit::factor};
 use crate::tap::Test;
 
 pub(crate) const TESTS: &[Test] = crate::bounded![100:
@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = crate::bounded![100:
     unbinding_waits_for_a_transfer_in_flight,
     unbinding_a_stuck_or_wedged_function_ends,
     unbinding_during_a_recovery_ends,
+    unbinding_does_not_wait_for_a_buffer_that_is_not_there,
     thirty_times_unbound_under_load,
 ];
 
@@ -236,6 +237,48 @@ fn unbinding_during_a_recovery_ends() -> Result<()> {
         bind(vf.address)?;
     }
     Ok(())
+}
+
+/// The callers wait for their buffers for as long as their program likes.
+fn unbinding_does_not_wait_for_a_buffer_that_is_not_there() -> Result<()> {
+    const CALLERS: usize = 4;
+    have_vfs(1)?;
+    let vf = function(1)?;
+    let space = space(&vf, MIB)?;
+    space.write_all_at(&vec![5; MIB as usize], 0)?;
+    let absent = Absent::new(CALLERS * PAGE as usize)?;
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|n| {
+                let (absent, space) = (&absent, &space);
+                scope.spawn(move || {
+                    let area = absent.area(n * PAGE as usize, PAGE as usize);
+                    if n % 2 == 0 {
+                        area.pread(space, 0)
+                    } else {
+                        area.pwrite(space, 0)
+                    }
+                })
+            })
+            .collect();
+        let start = Instant::now();
+        let unbound = absent
+            .wait_for_touches(CALLERS)
+            .and_then(|()| unbind(vf.address));
+        let took = start.elapsed();
+        absent.bring()?;
+        for caller in callers {
+            let got = caller.join().expect("no panic");
+            ensure!(
+                unbound.is_err() || got == Err(Errno::NODEV),
+                "a call by a function that was unbound gives {got:?}"
+            );
+        }
+        unbound?;
+        ensure!(took < ms(10_000) * factor(), "unbinding took {took:?}");
+        Ok(())
+    })?;
+    bind(vf.address)
 }
 
 fn thirty_times_unbound_under_load() -> Result<()> {

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = crate::bounded![100:
     pf_reset_takes_the_vfs_with_it_and_all_work_again,
     pf_reset_ten_times_in_a_row,
     resets_under_load_never_show_a_wrong_byte,
+    resets_that_meet_recoveries_leave_everything_working,
     wedged_vf_is_reset_and_its_pages_are_lost,
     wedged_pf_is_reset_and_its_vfs_work_again,
     during_a_recovery_nobody_waits_who_does_not_want_to,
@@ -260,6 +261,43 @@ fn resets_under_load_never_show_a_wrong_byte() -> Result<()> {
         failed += outcome.failed;
     }
     ensure!(failed > 0, "no reset was felt");
+    Ok(())
+}
+
+/// The time-out comes after 200 ms, and a queue reset that does not help takes 500 more: the reset comes before, in
+/// and after the recovery, of the function itself, of its PF, or of a neighbour.
+fn resets_that_meet_recoveries_leave_everything_working() -> Result<()> {
+    let injector = Injector::new()?;
+    let all = functions()?;
+    let mut workers = Vec::new();
+    for (function, seed) in all.iter().zip(1..) {
+        workers.push(Worker::start(function, seed, 100)?);
+    }
+    let before = Space::open(&function(1)?)?.stats()?;
+    for round in 0..16 {
+        let kind = [hw::VFETCH_FAULT_WEDGED, hw::VFETCH_FAULT_STUCK][round % 2];
+        injector.arm(1, Fault::new(kind))?;
+        thread::sleep(ms(50 * round as u64) * factor());
+        reset(all[round % 3].address).with_context(|| format!("round {round}"))?;
+        // A rule that the reset forestalled.
+        injector.clear(1)?;
+        for (function, worker) in all.iter().zip(&workers) {
+            let space = Space::open(function)?;
+            wait_until("the function to be ready", || {
+                space.info().is_ok_and(|info| info.state() == State::Ready)
+            })
+            .with_context(|| format!("round {round}, {}", function.role))?;
+            worker.wait_for(5)?;
+        }
+    }
+    let after = Space::open(&function(1)?)?.stats()?;
+    ensure!(
+        after.queue_resets > before.queue_resets,
+        "no recovery was met"
+    );
+    for worker in workers {
+        ensure!(!worker.finish()?.gone, "a function was given up");
+    }
     Ok(())
 }
 
