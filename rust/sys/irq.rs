@@ -37,7 +37,8 @@ pub(crate) struct Vectors<'bound, H: InterruptHandler> {
 impl<'bound, H: InterruptHandler> Vectors<'bound, H> {
     /// Allocates a vector for each of `handlers` and starts to handle them.
     ///
-    /// ENOSPC when the function, or the machine, has not that many.
+    /// ENOSPC when the function, or the machine, has not that many. A function has one set of vectors at a time: EINVAL,
+    /// with a warning by the PCI core, while it has others.
     pub(crate) fn new(
         device: &'bound pci::Device<Bound>,
         handlers: KVec<Arc<H>>,
@@ -50,7 +51,8 @@ impl<'bound, H: InterruptHandler> Vectors<'bound, H> {
             bindings::pci_alloc_irq_vectors(as_raw(device), count, count, bindings::PCI_IRQ_MSIX)
         };
         to_result(got)?;
-        // INVARIANT: `irqs` is empty; from here on the vectors are freed by `drop`.
+        // INVARIANT: `irqs` is empty, and nobody else uses the vectors, since they were allocated just now and are not
+        // allocated twice. From here on they are freed by `drop`.
         let mut this = Self {
             device,
             handlers,
