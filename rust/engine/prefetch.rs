@@ -12,7 +12,6 @@
 use core::mem::size_of;
 
 use super::mask::PageMask;
-use super::page::Region;
 use super::params::Params;
 use super::policy::{self, Answered, Kind, Policy, View};
 use super::tree::{Bounds, Input, Tree};
@@ -88,7 +87,7 @@ pub struct Ahead {
     /// The block. It may not exist.
     pub block: BlockId,
     /// Its pages.
-    pub region: Region,
+    pub pages: PageMask,
 }
 
 /// Why a hint is as it is.
@@ -381,6 +380,7 @@ fn observe(
         Kind::Stride => block.stride.observe(faulted),
         Kind::Lru => block.recent.observe(block.va_first_page, faulted),
         Kind::Frequency => block.frequency.observe(batch.now_ns, faulted.count()),
+        Kind::Auto => function.auto.faulted(&mut block.auto, batch, faulted),
         _ => {}
     }
 }
@@ -426,10 +426,7 @@ fn ask(
         Kind::Lru => policy::ask(&mut policy::lru::Lru(&block.recent), &view),
         Kind::Frequency => policy::ask(&mut policy::frequency::Frequency(&block.frequency), &view),
         Kind::Auto => {
-            let mut auto = policy::auto::Auto {
-                function: &mut function.auto,
-                block: &mut block.auto,
-            };
+            let mut auto = policy::auto::Auto::new(&function.auto, &block.auto);
             let answered = policy::ask(&mut auto, &view);
             return (answered, auto.ahead(&view));
         }
@@ -463,7 +460,10 @@ pub fn feedback(
     if outcome == Outcome::Used {
         block.recent.observe(block.va_first_page, pages);
     }
-    if count == 0 {
+    function
+        .auto
+        .observe(&mut block.auto, outcome, pages, &known);
+    if known.is_empty() {
         return;
     }
     block.outstanding = block.outstanding.minus(&known);
@@ -472,7 +472,6 @@ pub fn feedback(
         Outcome::Evicted => block.hits.observe(0, count),
         Outcome::Dropped => {}
     }
-    function.auto.observe(&mut block.auto, outcome, count);
     function.count(block.source, |counters| {
         let counter = match outcome {
             Outcome::Used => &mut counters.used,
@@ -484,9 +483,16 @@ pub fn feedback(
     });
 }
 
-/// Tells that `pages` of a neighbouring block are being brought as a hint's [`Ahead`] said: they are outstanding from now on.
-pub fn brought_ahead(function: &mut FunctionState, block: &mut BlockState, pages: &PageMask) {
+/// Tells that `pages` of the neighbouring `block` are being brought as `ahead` said, or as many of those as are elsewhere: they
+/// are outstanding from now on.
+pub fn brought_ahead(
+    function: &mut FunctionState,
+    block: &mut BlockState,
+    ahead: &Ahead,
+    pages: &PageMask,
+) {
     if !pages.is_empty() {
+        block.auto.is_at(ahead.block);
         block.expect(function, Source::Native(Kind::Auto), pages);
     }
 }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use super::super::page::PageIndex;
+use super::super::page::{PageIndex, Region};
 use super::super::params::{Aggressiveness, Micros, MinFaults, Neighbours, StrideDegree};
 use super::super::policy::{Action, Answer, Plan};
 use super::super::testing::{case, mask, region, Case};

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use super::super::super::params::Params;
+use super::super::super::prefetch::{
+    brought_ahead, feedback, prefetch, BlockState, FunctionId, FunctionState, Hint,
+};
+use super::super::super::tree::Bounds;
+use super::super::Kind;
+use super::*;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+/// One function with unlimited memory, or with room for some blocks; a page is used as soon as it is touched.
+struct Machine {
+    params: Params,
+    function: FunctionState,
+    blocks: BTreeMap<u64, (BlockState, PageMask)>,
+    /// Blocks by arrival.
+    order: Vec<u64>,
+    room: usize,
+    faults: usize,
+    brought: usize,
+    backlog_ns: u64,
+}
+
+impl Machine {
+    fn new(policy: Kind, room: usize) -> Self {
+        Self {
+            params: Params {
+                policy,
+                ..Params::DEFAULT
+            },
+            function: FunctionState::NEW,
+            blocks: BTreeMap::new(),
+            order: Vec::new(),
+            room,
+            faults: 0,
+            brought: 0,
+            backlog_ns: 0,
+        }
+    }
+
+    fn arrive(&mut self, index: u64) {
+        if self.order.contains(&index) {
+            return;
+        }
+        self.order.push(index);
+        if self.order.len() > self.room {
+            let (state, resident) = self.blocks.get_mut(&self.order.remove(0)).unwrap();
+            feedback(&mut self.function, state, Outcome::Evicted, resident);
+            *resident = PageMask::EMPTY;
+        }
+    }
+
+    fn touch(&mut self, index: u64, page: usize) -> Option<Hint> {
+        let page = PageMask::from(PageIndex::new(page).unwrap().region());
+        let (state, resident) = self
+            .blocks
+            .entry(index)
+            .or_insert((BlockState::NEW, PageMask::EMPTY));
+        if resident.intersects(&page) {
+            feedback(&mut self.function, state, Outcome::Used, &page);
+            return None;
+        }
+        self.faults += 1;
+        let hint = prefetch(
+            &self.params,
+            &mut self.function,
+            state,
+            &Batch {
+                function: FunctionId(0),
+                block: BlockId { space: 0, index },
+                bounds: Bounds::BLOCK,
+                faulted: &page,
+                written: &PageMask::EMPTY,
+                resident,
+                resident_anywhere: true,
+                mapped: &PageMask::EMPTY,
+                thrashing: &PageMask::EMPTY,
+                destination: Some(Location::Device),
+                preferred: None,
+                now_ns: 0,
+                random: 0,
+                pressure: if self.order.len() < self.room {
+                    50
+                } else {
+                    100
+                },
+                link_bytes: 0,
+                link_backlog_ns: self.backlog_ns,
+            },
+        );
+        let now = resident.or(&page).or(&hint.pages);
+        self.brought += now.count() - resident.count();
+        *resident = now;
+        self.arrive(index);
+        if let Some(ahead) = hint.ahead {
+            let (state, resident) = self
+                .blocks
+                .entry(ahead.block.index)
+                .or_insert((BlockState::NEW, PageMask::EMPTY));
+            let pages = ahead.pages.minus(resident);
+            brought_ahead(&mut self.function, state, &ahead, &pages);
+            self.brought += pages.count();
+            *resident = resident.or(&pages);
+            self.arrive(ahead.block.index);
+        }
+        Some(hint)
+    }
+
+    /// Faults and pages brought while `touches` are made.
+    fn cost(&mut self, touches: impl Iterator<Item = (u64, usize)>) -> (usize, usize) {
+        let before = (self.faults, self.brought);
+        for (index, page) in touches {
+            self.touch(index, page);
+        }
+        (self.faults - before.0, self.brought - before.1)
+    }
+}
+
+fn dense(blocks: std::ops::Range<u64>) -> impl Iterator<Item = (u64, usize)> {
+    blocks.flat_map(|block| (0..PAGES).map(move |page| (block, page)))
+}
+
+/// `count` pages of each block, all over it.
+fn sparse(blocks: std::ops::Range<u64>, count: usize) -> impl Iterator<Item = (u64, usize)> {
+    blocks.flat_map(move |block| {
+        // An odd factor: all different.
+        (0..count).map(move |page| {
+            (
+                block * 7,
+                (page * 171 + usize::try_from(block).unwrap() * 29) % PAGES,
+            )
+        })
+    })
+}
+
+#[test]
+fn what_is_used_densely_comes_as_whole_blocks() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(dense(0..10));
+    let (faults, brought) = machine.cost(dense(10..40));
+    assert!(faults <= 30, "{faults} faults");
+    assert!(brought <= 31 * PAGES);
+}
+
+#[test]
+fn what_is_used_sparsely_does_not() {
+    for room in [usize::MAX, 20] {
+        let mut machine = Machine::new(Kind::Auto, room);
+        machine.cost(sparse(0..20, 8));
+        let (faults, brought) = machine.cost(sparse(20..200, 8));
+        assert_eq!(faults, 180 * 8);
+        assert!(brought < faults * 2, "{brought} pages for {faults} faults");
+    }
+}
+
+#[test]
+fn a_change_is_followed_both_ways() {
+    let mut machine = Machine::new(Kind::Auto, 50);
+    machine.cost(dense(0..100));
+    machine.cost(sparse(1_000..1_150, 8));
+    let (faults, brought) = machine.cost(sparse(1_150..1_300, 8));
+    assert!(brought < faults * 3, "{brought} pages for {faults} faults");
+    machine.cost(dense(50_000..50_100));
+    let (faults, _) = machine.cost(dense(50_100..50_200));
+    assert!(faults <= 100, "{faults} faults of 100 blocks");
+}
+
+#[test]
+fn the_next_block_comes_along_while_the_link_has_headroom() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(dense(0..10));
+    let hint = machine.touch(10, 0).unwrap();
+    let ahead = hint.ahead.unwrap();
+    assert_eq!((ahead.block.index, ahead.pages.count()), (11, PAGES - 1));
+    assert!(
+        !ahead.pages.has(PageIndex::FIRST),
+        "its fault asks for the next"
+    );
+    machine.cost(dense(10..11));
+    machine.backlog_ns = 1_000_000;
+    assert_eq!(machine.touch(11, 0).unwrap().ahead, None);
+}
+
+#[test]
+fn backwards_is_a_direction_too() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    for block in (100..110).rev() {
+        machine.cost((0..PAGES).rev().map(|page| (block, page)));
+    }
+    let ahead = machine.touch(99, 511).unwrap().ahead.unwrap();
+    assert_eq!(ahead.block.index, 98);
+    assert!(!ahead.pages.contains(511));
+}
+
+#[test]
+fn several_streams_are_followed_at_a_time() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    for step in 0..10u64 {
+        for array in 0..3 {
+            machine.cost(dense(array * 1_000 + step..array * 1_000 + step + 1));
+        }
+    }
+    for array in 0..3 {
+        let ahead = machine.touch(array * 1_000 + 10, 0).unwrap().ahead;
+        assert_eq!(
+            ahead.map(|ahead| ahead.block.index),
+            Some(array * 1_000 + 11)
+        );
+    }
+}
+
+#[test]
+fn two_neighbourhoods_are_told_apart() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    for step in 0..63 {
+        machine.cost(dense(step..step + 1));
+        machine.cost((0..4).map(|page| (5_000 + step, page * 100)));
+    }
+    // Blocks beside known ones.
+    let whole = machine.touch(63, 0).unwrap();
+    assert!(whole.pages.count() > 500);
+    let alone = machine.touch(5_063, 0).unwrap();
+    assert_eq!(alone.pages.count(), 0);
+}
+
+#[test]
+fn units_that_are_new_are_counted_once() {
+    let pages = |pages: &[usize]| -> PageMask {
+        pages
+            .iter()
+            .filter_map(|page| PageIndex::new(*page))
+            .collect()
+    };
+    assert_eq!(new_groups(&pages(&[0, 15, 16, 511]), &PageMask::EMPTY), 3);
+    assert_eq!(new_groups(&pages(&[0, 15, 16, 511]), &pages(&[1, 500])), 1);
+    assert_eq!(new_groups(&PageMask::EMPTY, &PageMask::ALL), 0);
+}
