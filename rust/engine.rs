@@ -18,4 +18,5 @@ pub mod page;
 pub mod params;
 pub mod policy;
 pub mod prefetch;
+pub mod thrashing;
 pub mod tree;

@@ -15,6 +15,7 @@ pub mod page;
 pub mod params;
 pub mod policy;
 pub mod prefetch;
+pub mod thrashing;
 pub mod tree;
 
 #[cfg(test)]

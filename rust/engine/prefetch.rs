@@ -43,6 +43,17 @@ pub enum Location {
     Device,
 }
 
+impl Location {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Host => Self::Device,
+            Self::Device => Self::Host,
+        }
+    }
+}
+
 /// Faults of one block that are served together, and what the engine must know to decide.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
@@ -217,7 +228,8 @@ pub struct BlockState {
     auto: policy::auto::BlockState,
 }
 
-const _: () = assert!(size_of::<BlockState>() <= 512);
+// What is kept of a block, without the lazily made state of thrashing pages.
+const _: () = assert!(size_of::<BlockState>() + size_of::<super::thrashing::Detector>() <= 512);
 
 impl BlockState {
     /// Of a block that nobody has used yet.
