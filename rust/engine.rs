@@ -14,6 +14,7 @@
 
 pub mod frames;
 pub mod mask;
+pub mod owner;
 pub mod page;
 pub mod params;
 pub mod policy;

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod frames;
 pub mod mask;
+pub mod owner;
 pub mod page;
 pub mod params;
 pub mod policy;
