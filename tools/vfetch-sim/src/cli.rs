@@ -31,7 +31,7 @@ Examples:
   vfetch-sim run triad+bfs+triad               a program that changes its ways
   vfetch-sim run bfs:file=web-Google.txt       a graph of SNAP's
   vfetch-sim record spmv -o spmv.vft && vfetch-sim replay spmv.vft
-  vfetch-sim matrix report.toml --out out/     many workloads, with pictures
+  vfetch-sim matrix tools/vfetch-sim/matrix/quick.toml    a report with pictures
 
 Exit status: 0 done, 1 an error that the message explains, 2 wrong usage.";
 
@@ -69,6 +69,19 @@ Columns:
     Run(RunArgs),
     /// As run, for recorded traces
     Replay(ReplayArgs),
+    /// Run many workloads, capacities and links, and report
+    #[command(after_long_help = "\
+FILE says which; tools/vfetch-sim/matrix has: quick.toml (a minute), tuning.toml
+(what policies may be tuned on) and report.toml (what they are judged by).
+
+OUT gets report.html (heat maps, faults over time, tables), its pictures as SVG,
+and results.json: the matrix, the costs, every run, and the verdict.
+
+A 'fixed' policy is one of the engine's but auto. The verdict says in how many
+cells policies differ, how far auto is from the best fixed one and from the
+oracle, cell by cell, and whether the policies that are expected to be best
+for a workload really are.")]
+    Matrix(MatrixArgs),
     /// Write a workload's trace to a file
     #[command(after_long_help = "The format is described in tools/vfetch-sim/FORMAT.md.")]
     Record(RecordArgs),
@@ -126,6 +139,29 @@ pub(crate) struct Recording {
     /// Accesses of an item to a page are one touch while fewer than N others have begun
     #[arg(long, value_name = "N", default_value_t = Builder::WINDOW as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) window: u32,
+}
+
+/// Of `matrix`.
+#[derive(Debug, Args)]
+pub(crate) struct MatrixArgs {
+    /// The matrix
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Where the report goes; made if it is not there
+    #[arg(short, long, value_name = "OUT", default_value = "target/sim")]
+    pub(crate) out: PathBuf,
+    /// Policies, separated by commas; all if not given
+    #[arg(short, long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) policy: Vec<Choice>,
+    /// Only these workloads of it, separated by commas
+    #[arg(short, long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) workload: Vec<String>,
+    /// Workloads at a time; as many as there are processors if not given
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) jobs: Option<u32>,
+    /// Do not take the time of decisions: all output is then repeatable
+    #[arg(long)]
+    pub(crate) no_measure: bool,
 }
 
 /// Of `record`.

@@ -4,7 +4,6 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
-#![allow(dead_code, reason = "the matrix and its report use it")]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -15,6 +14,7 @@
 mod cli;
 mod experiment;
 mod machine;
+mod matrix;
 mod oracle;
 mod policy;
 mod record;
@@ -34,9 +34,11 @@ use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use cli::{Cli, Command, Comparison, RecordArgs, ReplayArgs, RunArgs, StatsArgs};
+use cli::{Cli, Command, Comparison, MatrixArgs, RecordArgs, ReplayArgs, RunArgs, StatsArgs};
 use experiment::{Cell, Load};
+use matrix::Matrix;
 use policy::Choice;
+use report::Verdict;
 use trace::{format, stats, Trace};
 
 /// Progress on stderr, if that is a terminal.
@@ -117,6 +119,64 @@ fn compare(traces: Vec<Trace>, how: &Comparison) -> anyhow::Result<()> {
     Ok(report::print(&text)?)
 }
 
+/// What `results.json` has.
+#[derive(serde::Serialize)]
+struct Results<'a> {
+    matrix: &'a Matrix,
+    cells: &'a [Cell],
+    verdict: &'a Verdict,
+}
+
+fn run_matrix(args: &MatrixArgs) -> anyhow::Result<()> {
+    let mut matrix = Matrix::read(&args.file)?;
+    if let Some(unknown) = args
+        .workload
+        .iter()
+        .find(|name| matrix.workload.iter().all(|w| w.name != **name))
+    {
+        let names: Vec<&str> = matrix.workload.iter().map(|w| w.name.as_str()).collect();
+        anyhow::bail!(
+            "the matrix has no workload '{unknown}'; it has: {}",
+            names.join(", ")
+        );
+    }
+    if !args.workload.is_empty() {
+        matrix.workload.retain(|w| args.workload.contains(&w.name));
+    }
+    let policies = if args.policy.is_empty() {
+        Choice::all()
+    } else {
+        args.policy.clone()
+    };
+    let out = args.out.display();
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make the folder '{out}'"))?;
+    let jobs = args.jobs.map_or_else(
+        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        |jobs| jobs as usize,
+    );
+    let bar = progress(matrix.runs(policies.len()) as u64, "recording");
+    let cells = matrix.run(&policies, !args.no_measure, jobs, |name| {
+        bar.set_message(name.to_owned());
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    let verdict = Verdict::of(&matrix, &cells);
+    let results = Results {
+        matrix: &matrix,
+        cells: &cells,
+        verdict: &verdict,
+    };
+    let json = serde_json::to_string_pretty(&results)? + "\n";
+    std::fs::write(args.out.join("results.json"), json)
+        .and_then(|()| report::write_html(&args.out, &matrix, &cells, &verdict))
+        .with_context(|| format!("writing to '{out}'"))?;
+    let text = report::verdict_text(&verdict);
+    Ok(report::print(&format!(
+        "{text}\n{out}/report.html has pictures and all runs.\n"
+    ))?)
+}
+
 fn record(args: &RecordArgs) -> anyhow::Result<()> {
     let trace = workload::record(&args.workload, args.recording.window as usize)?;
     let path = args.output.display();
@@ -157,6 +217,7 @@ fn main() -> ExitCode {
         Command::Policies => report::print(&policy::list()).map_err(Into::into),
         Command::Run(args) => run(&args),
         Command::Replay(args) => replay(&args),
+        Command::Matrix(args) => run_matrix(&args),
         Command::Record(args) => record(&args),
         Command::Stats(args) => describe(&args),
     };

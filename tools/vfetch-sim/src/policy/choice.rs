@@ -48,8 +48,6 @@ const SAMPLE_US: u32 = 1000;
 impl Choice {
     /// No prefetching: what the others are compared with.
     pub(crate) const NONE: Self = Self::Engine(Kind::None);
-    /// The tree as it is usually set.
-    pub(crate) const USUAL: Self = Self::Fixed(51);
     /// What learns which of them is best.
     pub(crate) const AUTO: Self = Self::Engine(Kind::Auto);
 
