@@ -59,14 +59,23 @@ class Struct:
 HW = Header(os.path.join(TOP, "include/vfetch_hw.h"), "VFETCH_")
 
 
+class Port(namedtuple("Port", "name devfn bus mem32 mem64")):
+    """A root port: a hot-plug slot, and the addresses behind it. The second one
+    has 256 MiB below 4 GiB, the first one twice as much."""
+
+
+PORTS = (Port("rp", 4 << 3, 1, 0xC0000000, 0x10_0000_0000), Port("rp2", 5 << 3, 2, 0xE0000000, 0x20_0000_0000))
+
+
 class Machine:
-    """A q35 with a hot-plug slot and, unless told otherwise, a device in it."""
+    """A q35 with two hot-plug slots and, unless told otherwise, a device in the
+    first. Another one goes into the second: see plug_second."""
 
     RAM = 64 << 20
     ECAM = 0xB0000000
-    SLOT = 4 << 3  # 00:04.0
-    MEM32 = 0xC0000000
-    MEM64 = 0x10_0000_0000
+    SLOT = PORTS[0].devfn
+    MEM32 = PORTS[0].mem32
+    MEM64 = PORTS[0].mem64
 
     def __init__(self, plug=True, native_hotplug=True, qemu=(), **properties):
         self.dir = tempfile.mkdtemp(prefix="vfetch-qtest-")
@@ -85,8 +94,10 @@ class Machine:
             # The port's own hot plug, not ACPI's.
             "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=" + ("off" if native_hotplug else "on"),
             "-qtest", f"unix:{self.dir}/qtest", "-qtest-log", "none", "-qmp", f"unix:{self.dir}/qmp",
-            "-device", "pcie-root-port,id=rp,bus=pcie.0,addr=4,chassis=1,slot=1", *qemu,
         ]
+        for n, port in enumerate(PORTS, 1):
+            command += ["-device", f"pcie-root-port,id={port.name},addr={port.devfn >> 3},chassis={n},slot={n}"]
+        command += qemu
         if plug:
             command += ["-device", ",".join(["vfetch", "id=dev", "bus=rp"] + self._options())]
         so = os.environ["VFETCH_DEVICE_SO"]
@@ -228,8 +239,17 @@ class Machine:
 
     def plug(self, **properties):
         self.properties = properties or self.properties
-        options = {k.replace("__", "-"): v for k, v in self.properties.items()}
-        self.qmp("device_add", driver="vfetch", id="dev", bus="rp", **options)
+        self._device_add("dev", PORTS[0], self.properties)
+
+    def plug_second(self, **properties):
+        """Another device, "dev2", in the second slot. Returns its PF."""
+        self._device_add("dev2", PORTS[1], properties)
+        Slot(self, PORTS[1]).control(Slot.POWER_ON)
+        return PF(self, PORTS[1])
+
+    def _device_add(self, name, port, properties):
+        options = {k.replace("__", "-"): v for k, v in properties.items()}
+        self.qmp("device_add", driver="vfetch", id=name, bus=port.name, **options)
 
     def inject(self, text):
         self.qmp("qom-set", path="dev", property="x-inject", value=text)
@@ -242,19 +262,31 @@ class Machine:
     def config(self, bus, devfn):
         return self.ECAM + (bus << 20) + (devfn << 12)
 
+    def capabilities(self, config):
+        """Offsets by id, of the function whose configuration space is there."""
+        found, at = {}, self.read(config + 0x34, 1)
+        if at == 0xFF:
+            raise LookupError(f"no function answers at {config:#x}")
+        while at:
+            found[self.read(config + at, 1)] = at
+            at = self.read(config + at + 1, 1)
+        return found
+
     def _setup_bridge(self):
         self.command("outl", "0xcf8", "0x80000064")
         self.command("outl", "0xcfc", "0x0")
         self.command("outl", "0xcf8", "0x80000060")
         self.command("outl", "0xcfc", hex(self.ECAM | 1))
-        slot = self.config(0, self.SLOT)
-        self.write(slot + 0x18, 4, 0x00010100)  # secondary and subordinate bus 1
-        self.write(slot + 0x20, 4, ((self.MEM32 + 0x1FFFFFFF) & 0xFFF00000) | self.MEM32 >> 16)
-        base, limit = self.MEM64, self.MEM64 + (1 << 36) - 1
-        self.write(slot + 0x24, 4, (limit & 0xFFF00000) | (base >> 16) & 0xFFF0)
-        self.write(slot + 0x28, 4, base >> 32)
-        self.write(slot + 0x2C, 4, limit >> 32)
-        self.write(slot + 0x04, 2, 0x6)
+        for port in PORTS:
+            slot = self.config(0, port.devfn)
+            self.write(slot + 0x18, 4, port.bus << 16 | port.bus << 8)  # secondary and subordinate bus
+            limit = port.mem32 + (0x1FFFFFFF if port is PORTS[0] else 0x0FFFFFFF)
+            self.write(slot + 0x20, 4, (limit & 0xFFF00000) | port.mem32 >> 16)
+            base, limit = port.mem64, port.mem64 + (1 << 36) - 1
+            self.write(slot + 0x24, 4, (limit & 0xFFF00000) | (base >> 16) & 0xFFF0)
+            self.write(slot + 0x28, 4, base >> 32)
+            self.write(slot + 0x2C, 4, limit >> 32)
+            self.write(slot + 0x04, 2, 0x6)
 
 
 class Connection:
@@ -298,10 +330,11 @@ COMMAND_MEMORY, COMMAND_MASTER = 2, 4
 class Function:
     """A PCI function whose BARs have been placed."""
 
-    def __init__(self, machine, devfn, bars):
+    def __init__(self, machine, port, devfn, bars):
         self.m = machine
+        self.port = port
         self.devfn = devfn
-        self.config = machine.config(1, devfn)
+        self.config = machine.config(port.bus, devfn)
         self.bar = bars
         self.queues = {}
 
@@ -313,13 +346,7 @@ class Function:
 
     @functools.cached_property
     def cap(self):
-        found, at = {}, self.cfg(0x34, 1)
-        if at == 0xFF:
-            raise LookupError(f"function {self.devfn} does not answer")
-        while at:
-            found[self.cfg(at, 1)] = at
-            at = self.cfg(at + 1, 1)
-        return found
+        return self.m.capabilities(self.config)
 
     def extended(self):
         found, at = {}, 0x100
@@ -387,21 +414,21 @@ class Message:
 
 
 class PF(Function):
-    def __init__(self, machine):
-        m32, m64 = machine.MEM32, machine.MEM64
+    def __init__(self, machine, port=PORTS[0]):
+        m32, m64 = port.mem32, port.mem64
         bars = {HW.BAR_REGS: m32, HW.BAR_MSIX: m32 + 0x10000, HW.BAR_TEST: m32 + 0x20000,
                 HW.BAR_WINDOW: m64}
-        config = machine.config(1, 0)
+        config = machine.config(port.bus, 0)
         for bar, base in bars.items():
             machine.write(config + 0x10 + 4 * bar, 4, base & 0xFFFFFFFF)
         machine.write(config + 0x14 + 4 * HW.BAR_WINDOW, 4, m64 >> 32)
-        super().__init__(machine, 0, bars)
+        super().__init__(machine, port, 0, bars)
         self.enable()
         self.vfs = []
 
     def place_vf_bars(self):
         sriov = self.extended()[EXT_SRIOV]
-        m32, m64 = self.m.MEM32 + 0x1000000, self.m.MEM64 + (1 << 35)
+        m32, m64 = self.port.mem32 + 0x1000000, self.port.mem64 + (1 << 35)
         bases = {HW.BAR_REGS: m32, HW.BAR_MSIX: m32 + 0x1000000, HW.BAR_WINDOW: m64}
         strides = {}
         for bar, base in bases.items():
@@ -423,7 +450,7 @@ class PF(Function):
         self.vfs = []
         for i in range(n):
             bars = {bar: base + i * strides[bar] for bar, base in bases.items()}
-            vf = Function(self.m, first + i * stride, bars)
+            vf = Function(self.m, self.port, first + i * stride, bars)
             self.vfs.append(vf.enable())
         return self.vfs
 
@@ -457,6 +484,51 @@ class PF(Function):
 
     def set_test(self, offset, value, size=4):
         self.m.write(self.bar[HW.BAR_TEST] + offset, size, value)
+
+
+class Slot:
+    """A root port's hot-plug registers, and its message."""
+
+    # Offsets in the PCI Express capability, and bits there.
+    LNKSTA, SLTCTL, SLTSTA = 0x12, 0x18, 0x1A
+    DLLLA = 1 << 13
+    PDS, PDC, ABP = 1 << 6, 1 << 3, 1 << 0
+    HPIE, PDCE, ABPE = 1 << 5, 1 << 3, 1 << 0
+    # The attention indicator is off in all. Linux removes power, waits for a
+    # second and then switches the power indicator off.
+    POWER_ON = 0x100 | 0xC0
+    NO_POWER = 0x400 | 0x100 | 0xC0
+    POWER_OFF = 0x400 | 0x300 | 0xC0
+
+    def __init__(self, m, port=PORTS[0]):
+        self.m = m
+        self.config = m.config(0, port.devfn)
+        caps = m.capabilities(self.config)
+        self.cap = self.config + caps[CAP_EXP]
+        self.where = m.alloc(4, 4)
+        msix = self.config + caps[CAP_MSIX]
+        # The port's MSI-X table is in its BAR0, behind what it forwards.
+        end = port.mem32 + 0x10000000
+        m.write(self.config + 0x10, 4, end - 0x1000)
+        m.write(self.config + 0x20, 4, ((end - 0x100001) & 0xFFF00000) | port.mem32 >> 16)
+        table = end - 0x1000 + (m.read(msix + 4, 4) & ~7)
+        for i, value in enumerate((self.where, 0, 1, 0)):
+            m.write(table + 4 * i, 4, value)
+        m.write(msix + 2, 2, 0x8000)
+
+    def status(self):
+        return self.m.read(self.cap + self.SLTSTA, 2)
+
+    def link(self):
+        return self.m.read(self.cap + self.LNKSTA, 2)
+
+    def control(self, value):
+        self.m.write(self.cap + self.SLTCTL, 2, value)
+
+    def interrupted(self):
+        value = self.m.read(self.where, 4)
+        self.m.write(self.where, 4, 0)
+        return value != 0
 
 
 class Queue:
