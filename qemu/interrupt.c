@@ -28,10 +28,11 @@ void vfetch_messages_send(VfetchDevice *d)
     }
     object_ref(OBJECT(d));
     d->in_message = true;
-    for (uint32_t i = 0; i <= d->total_vfs && !d->gone; i++) {
-        VfetchFunction *f = d->fn[i];
+    for (uint32_t i = 0; i <= d->total_vfs; i++) {
+        VfetchFunction *f;
 
-        while (f && f->messages && !d->gone) {
+        /* Looked up each time: the message before may have taken it away. */
+        while (!d->gone && (f = d->fn[i]) && f->messages) {
             PCIDevice *pci = f->pci;
             uint32_t vector = ctz32(f->messages);
 

@@ -2,7 +2,7 @@
 """MSI-X: one message, then none until CQ_HEAD re-arms the queue."""
 
 from case import DeviceTest
-from lib import CAP_MSIX, HW
+from lib import CAP_MSIX, EXT_SRIOV, HW, Slot
 
 
 class Interrupts(DeviceTest):
@@ -142,6 +142,29 @@ class Interrupts(DeviceTest):
             q.push(HW.OP_FENCE)
             pf.m.step(1_000_000)
         self.assertEqual(pf.cfg(0) & 0xFFFF, HW.PCI_VENDOR)
+
+    def test_a_message_that_unplugs_the_device_is_survived(self):
+        for sender in (0, 1):
+            functions = self.functions(2)
+            pf, f = functions[0], functions[sender]
+            slot = Slot(pf.m)
+            slot.control(Slot.POWER_ON)
+            for other in functions:
+                q = other.queue()
+                for _ in range(4):
+                    q.push(HW.OP_READ, device_addr=0, host_addr=pf.m.alloc(65536), bytes=65536)
+                other.msix(1)
+            # The slot's control, by way of configuration space: power off.
+            entry = f.bar[HW.BAR_MSIX] + 16
+            pf.m.write(entry, 4, slot.cap + slot.SLTCTL)
+            pf.m.write(entry + 8, 4, Slot.POWER_OFF)
+            f.queue(1, cls=HW.CLASS_PRIORITY).push(HW.OP_FENCE)
+            # The VFs' BARs are not mapped any more, and keep nothing alive.
+            pf.set_cfg(pf.extended()[EXT_SRIOV] + 8, 2, 0x11)
+            pf.m.step(2000)
+            pf.m.event("DEVICE_DELETED")
+            self.assertFalse(slot.status() & Slot.PDS)
+            pf.m.step(1_000_000)
 
     def test_a_stop_behind_a_completions_message_is_told_when_re_armed(self):
         pf = self.pf()
