@@ -46,15 +46,25 @@ static uint32_t function_read_config(PCIDevice *pci, uint32_t addr, int len)
     return d->gone ? vfetch_ones(len) : pci_default_read_config(pci, addr, len);
 }
 
+/*
+ * A reset, SR-IOV and the bus-master bit change what happens from now on. What
+ * was due before happens first, as if it had been done in time.
+ */
 static void function_write_config(PCIDevice *pci, uint32_t addr, uint32_t val,
                                   int len)
 {
     VfetchDevice *d = VFETCH(pci_is_vf(pci) ? pcie_sriov_get_pf(pci) : pci);
 
-    if (!d->gone) {
-        pci_default_write_config(pci, addr, val, len);
-        pcie_cap_flr_write_config(pci, addr, val, len);
+    if (d->gone) {
+        return;
     }
+    if (!d->in_message) {
+        vfetch_link_run(d);
+    }
+    pci_default_write_config(pci, addr, val, len);
+    pcie_cap_flr_write_config(pci, addr, val, len);
+    vfetch_link_arm(d);
+    vfetch_messages_send(d);
 }
 
 /* BARs and capabilities of a function. The PF adds its own behind it. */

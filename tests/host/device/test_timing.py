@@ -68,6 +68,29 @@ class Timing(DeviceTest):
 
         self.assertEqual(run(400_000), run(1777))
 
+    def test_what_happened_before_a_reset_stays_so(self):
+        for end in ("flr", "vfs off", "master off"):
+            functions = self.functions(2)
+            pf, a = functions[:2]
+            b = pf if end == "vfs off" else functions[2]
+            for f in (a, b):
+                self.read(f.queue(), 1 << 20)
+            start = pf.m.now
+            # Nothing completes by then, so the device need not have done any of it.
+            pf.m.step(50_000)
+            if end == "flr":
+                a.flr()
+            elif end == "vfs off":
+                pf.disable_vfs()
+            else:
+                a.enable(2)
+            pf.m.step(10_000_000)
+            # Of the 96 quanta that had begun half were b's. The rest are, and with the master
+            # off one more of a's, which fails.
+            quanta = 48 + 256 + (end == "master off")
+            c, = b.queues[0].take()
+            self.assertEqual(c.time_ns - start, LATENCY + quanta * PAGE_NS, end)
+
     def test_equal_weights_share_in_turns(self):
         functions = self.functions(3)[1:]
         queues = [f.queue() for f in functions]
