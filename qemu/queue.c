@@ -5,9 +5,10 @@
  *
  * A descriptor that has been fetched is a VfetchTransfer on one of its queue's
  * lists until nothing of it is left: `open` until it ends, `held` until its
- * completion is posted, `late` while a fault owes its data. Together they
- * never hold more than VFETCH_MAX_INFLIGHT, so a guest cannot make QEMU's
- * memory grow; when one leaves, the next is fetched.
+ * completion is posted, `late` while a fault owes its data. While there are
+ * VFETCH_MAX_INFLIGHT nothing is fetched, so a guest cannot make QEMU's memory
+ * grow; when one leaves, the next is fetched. (A fault that sends the
+ * completion ahead of the data makes two of one.)
  */
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
@@ -297,6 +298,9 @@ static void complete(VfetchTransfer *x, int64_t now)
     if (vfetch_fault(x, VFETCH_FAULT_DROP)) {
         x->copies = 0;
     }
+    /* Held for as long as the driver likes: not with a list of 16 KiB. */
+    g_free(x->sg);
+    x->sg = NULL;
     x->state = VFETCH_HELD;
     QTAILQ_INSERT_TAIL(&q->held, x, queue_link);
     post_held(q);

@@ -142,6 +142,11 @@ class Machine:
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
+    def resident(self):
+        """Bytes of memory that QEMU takes."""
+        with open(f"/proc/{self.process.pid}/statm") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def close(self):
         """Ends QEMU; returns its exit status (negative: killed by that signal)."""
         if self.process.poll() is None:

@@ -133,6 +133,23 @@ class Hostile(DeviceTest):
         pf.m.step(1_000_000)
         self.assertEqual(pf.counter("DEPTH"), 0)
 
+    def test_scatter_lists_of_held_completions_take_no_memory(self):
+        pf = self.pf(queues=8)
+        entries = pf.reg(HW.REG_MAX_SG)
+        ring = pf.m.alloc(128 * HW.desc.size)
+        queues = [pf.queue(i, order=7, sq=ring) for i in range(8)]
+        sg = queues[0].sg(*[(pf.m.alloc(8), 1)] * entries)
+        pf.m.poke(ring, HW.desc.pack(opcode=HW.OP_READ, device_addr=0, bytes=entries, **sg) * 128)
+        before = pf.m.resident()
+        # Nobody takes completions: a ring of them is posted, two more are held.
+        for q in queues:
+            for tail in (128, 256, 384):
+                q.ring(tail)
+                pf.m.step(100_000)
+        self.assertEqual(pf.counter("DEPTH"), 8 * 256)
+        # 2048 lists of 16 KiB would be 32 MiB.
+        self.assertLess(pf.m.resident() - before, 8 << 20)
+
     def test_everything_at_once_stays_bounded(self):
         functions = self.functions(8, queues=8)
         m = functions[0].m
