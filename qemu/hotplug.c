@@ -7,9 +7,16 @@
  * the card does: from one moment to the next nothing answers, and the slot
  * reports that presence and link are gone.
  *
- * The object stays until the guest has noticed and switches the slot's power
- * off: without it the BARs would be unmapped, and QEMU reads 0 there, where a
- * bus without an answer reads all ones.
+ * The object stays until the guest has noticed and has switched the slot off:
+ * without it the BARs would be unmapped, and QEMU reads 0 there, where a bus
+ * without an answer reads all ones.
+ *
+ * It also stays because the slot is not ready for another device before. QEMU's
+ * port unplugs what is present when power and power indicator are off after a
+ * write that switched off the second of them (hw/pci/pcie.c,
+ * pcie_cap_slot_write_config()). Linux switches off the power, waits for a
+ * second, and then switches off the indicator (pciehp_ctrl.c, remove_board()):
+ * whatever was plugged in during that second would be gone again at once.
  */
 #include "qemu/osdep.h"
 #include "hw/hotplug.h"
@@ -21,8 +28,48 @@
 #include "qapi/error.h"
 #include "vfetch.h"
 
-/* For guests that do not switch the power off. */
-#define REMOVAL_NS (5 * NANOSECONDS_PER_SECOND)
+/* For guests that do not switch off the power, or not the indicator after it. */
+#define REMOVAL_NS  (5 * NANOSECONDS_PER_SECOND)
+
+/* How often the indicator is looked at; and for how long it has been off then. */
+#define SLOT_POLL_NS    (10 * SCALE_MS)
+
+/* ---- the MSI-X table, which is QEMU's, does not answer either ----------- */
+
+static uint64_t silence_read(void *opaque, hwaddr addr, unsigned size)
+{
+    return vfetch_ones(size);
+}
+
+static void silence_write(void *opaque, hwaddr addr, uint64_t val,
+                          unsigned size)
+{
+}
+
+static const MemoryRegionOps silence_ops = {
+    .read = silence_read,
+    .write = silence_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
+    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
+};
+
+void vfetch_silence_init(VfetchFunction *f)
+{
+    MemoryRegion *bar = &f->pci->msix_exclusive_bar;
+
+    memory_region_init_io(&f->silence, OBJECT(f->pci), &silence_ops, f,
+                          "vfetch-silence", memory_region_size(bar));
+    memory_region_set_enabled(&f->silence, false);
+    memory_region_add_subregion_overlap(bar, 0, &f->silence, 1);
+}
+
+void vfetch_silence_exit(VfetchFunction *f)
+{
+    memory_region_del_subregion(&f->pci->msix_exclusive_bar, &f->silence);
+}
+
+/* ---- the slot ----------------------------------------------------------- */
 
 /* The port above, if it is one that reports hot-plug events. */
 static PCIDevice *slot_of(PCIDevice *pci)
@@ -80,11 +127,29 @@ static void slot_report_empty(PCIDevice *port)
     slot_interrupt(port);
 }
 
+/* The power is off, the indicator not yet: the guest is about to do that. */
+static bool slot_switching_off(VfetchDevice *d)
+{
+    PCIDevice *port = slot_of(PCI_DEVICE(d));
+    uint16_t control = pci_get_word(port->config + port->exp.exp_cap +
+                                    PCI_EXP_SLTCTL);
+
+    return (control & PCI_EXP_SLTCTL_PCC) == PCI_EXP_SLTCTL_PWR_OFF &&
+           (control & PCI_EXP_SLTCTL_PIC) != PCI_EXP_SLTCTL_PWR_IND_OFF;
+}
+
 static void removal(void *opaque)
 {
     VfetchDevice *d = opaque;
     DeviceState *dev = DEVICE(d);
+    bool switching_off = slot_switching_off(d);
 
+    /* Once more when it is off: the guest looks at the slot after that. */
+    if ((switching_off || d->slot_was_on) && vfetch_now() < d->removal_by) {
+        d->slot_was_on = switching_off;
+        timer_mod_ns(d->removal, vfetch_now() + SLOT_POLL_NS);
+        return;
+    }
     object_ref(OBJECT(d));
     hotplug_handler_unplug(qdev_get_hotplug_handler(dev), dev, &error_abort);
     object_unparent(OBJECT(d));
@@ -95,6 +160,7 @@ static void removal(void *opaque)
 void vfetch_hotplug_reset(VfetchDevice *d)
 {
     if (d->removal) {
+        d->removal_by = vfetch_now() + REMOVAL_NS;
         timer_mod_ns(d->removal, vfetch_now());
     }
 }
@@ -104,6 +170,8 @@ void vfetch_hotplug_exit(VfetchDevice *d)
     timer_free(d->removal);
     d->removal = NULL;
 }
+
+/* ---- QMP ---------------------------------------------------------------- */
 
 static void surprise_set(Object *obj, bool value, Error **errp)
 {
@@ -132,14 +200,18 @@ static void surprise_set(Object *obj, bool value, Error **errp)
     }
 
     d->gone = true;
+    memory_region_transaction_begin();
     for (uint32_t i = 0; i <= d->total_vfs; i++) {
         if (d->fn[i]) {
             vfetch_function_reset(d->fn[i]);
+            memory_region_set_enabled(&d->fn[i]->silence, true);
         }
     }
+    memory_region_transaction_commit();
     timer_del(d->timer);
     d->removal = timer_new_ns(QEMU_CLOCK_VIRTUAL, removal, d);
-    timer_mod_ns(d->removal, vfetch_now() + REMOVAL_NS);
+    d->removal_by = vfetch_now() + REMOVAL_NS;
+    timer_mod_ns(d->removal, d->removal_by);
     slot_report_empty(port);
 }
 

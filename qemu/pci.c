@@ -92,6 +92,7 @@ static bool function_realize(VfetchFunction *f, PCIDevice *pci,
     for (unsigned i = 0; i < VFETCH_MSIX_VECTORS; i++) {
         msix_vector_use(pci, i);
     }
+    vfetch_silence_init(f);
     pcie_ari_init(pci, ARI_OFFSET);
 
     f->dev->fn[f->index] = f;
@@ -102,6 +103,7 @@ static void function_exit(VfetchFunction *f)
 {
     vfetch_function_reset(f);
     f->dev->fn[f->index] = NULL;
+    vfetch_silence_exit(f);
     msix_unuse_all_vectors(f->pci);
     msix_uninit_exclusive_bar(f->pci);
     pcie_cap_exit(f->pci);

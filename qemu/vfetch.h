@@ -190,6 +190,7 @@ struct VfetchFunction {
 
     MemoryRegion regs;
     MemoryRegion window;
+    MemoryRegion silence;       /* over the MSI-X table once gone is set */
 };
 
 typedef struct VfetchRule {
@@ -222,6 +223,8 @@ struct VfetchDevice {
     uint8_t *mem;
     bool gone;                  /* removed by surprise, or unrealized */
     QEMUTimer *removal;         /* from surprise removal to unrealizing */
+    int64_t removal_by;         /* whatever the guest does */
+    bool slot_was_on;           /* its indicator, at the last look */
     bool in_message;            /* a message is being sent */
 
     /* Partition registers. */
@@ -338,6 +341,8 @@ static inline bool vfetch_fault(const VfetchTransfer *x, unsigned kind)
 }
 
 /* hotplug.c */
+void vfetch_silence_init(VfetchFunction *f);
+void vfetch_silence_exit(VfetchFunction *f);
 void vfetch_hotplug_reset(VfetchDevice *d);
 void vfetch_hotplug_exit(VfetchDevice *d);
 void vfetch_hotplug_class_init(ObjectClass *klass);

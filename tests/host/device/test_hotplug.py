@@ -74,13 +74,15 @@ class Hotplug(DeviceTest):
         self.assertEqual(slot.status() & (Slot.PDS | Slot.PDC), Slot.PDC)
         self.assertFalse(slot.link() & Slot.DLLLA)
         self.assertEqual((pf.cfg(0), vf.cfg(0)), (0xFFFFFFFF, 0xFFFFFFFF))
-        self.assertEqual(pf.reg(HW.REG_ID), 0xFFFFFFFF)
+        for f in functions:
+            self.assertEqual([f.reg(HW.REG_ID), f.window(0, 4), m.peek(f.bar[HW.BAR_MSIX], 32)],
+                             [0xFFFFFFFF, b"\xff" * 4, b"\xff" * 32])
         m.step(10_000_000)
         for host in hosts:
             self.assertEqual(m.peek(host, 1 << 18), b"\x55" * (1 << 18))
         slot.control(Slot.POWER_OFF)
         m.event("DEVICE_DELETED")
-        self.assertNotIn("dev", [c["name"] for c in m.qmp("qom-list", path="/machine/peripheral")])
+        self.assertFalse(self.plugged(m))
 
     def second(self, m):
         """Another device whose PF and VF hold 1 MiB each. Their queues and data."""
@@ -146,6 +148,59 @@ class Hotplug(DeviceTest):
             slot.control(Slot.POWER_ON)
             m.pf = PF(m)
         self.assertEqual(m.pf.reg(HW.REG_ID), HW.ID)
+
+    def plugged(self, m):
+        return "dev" in [c["name"] for c in m.qmp("qom-list", path="/machine/peripheral")]
+
+    def test_a_slot_takes_another_device_when_power_and_indicator_are_off(self):
+        m = self.machine(total_vfs=2)
+        slot = Slot(m)
+        slot.control(Slot.POWER_ON)
+        m.qmp("qom-set", path="dev", property="x-surprise", value=True)
+        m.step(1_000_000_000)
+        # As Linux does it, with a second between the two.
+        slot.control(Slot.NO_POWER)
+        for _ in range(10):
+            m.step(100_000_000)
+            self.assertTrue(self.plugged(m))
+            with self.assertRaises(QmpError) as caught:
+                m.qmp("device_add", driver="vfetch", bus="rp")
+            self.assertIn("occupied", str(caught.exception))
+        slot.control(Slot.POWER_OFF)
+        self.assertTrue(self.plugged(m))
+        m.step(20_000_000)
+        m.event("DEVICE_DELETED")
+        m.plug()
+        slot.control(Slot.POWER_ON)
+        m.step(1_000_000_000)
+        self.assertEqual(PF(m).reg(HW.REG_ID), HW.ID)
+
+    def test_qemus_port_ejects_what_comes_before_the_slot_is_off(self):
+        m = self.machine()
+        slot = Slot(m)
+        slot.control(Slot.POWER_ON)
+        m.qmp("qom-set", path="dev", property="x-surprise", value=True)
+        # The guest is busy for longer than the device waits for it.
+        m.step(5_000_000_000)
+        m.event("DEVICE_DELETED")
+        m.plug()
+        slot.control(Slot.NO_POWER)
+        self.assertTrue(slot.status() & Slot.PDS)
+        slot.control(Slot.POWER_OFF)
+        m.event("DEVICE_DELETED")
+        self.assertFalse(slot.status() & Slot.PDS)
+
+    def test_a_guest_that_leaves_the_indicator_on_loses_the_device_after_5_s(self):
+        m = self.machine()
+        slot = Slot(m)
+        slot.control(Slot.POWER_ON)
+        m.qmp("qom-set", path="dev", property="x-surprise", value=True)
+        m.step(3_000_000_000)
+        slot.control(Slot.NO_POWER)
+        m.step(4_900_000_000)
+        self.assertTrue(self.plugged(m))
+        m.step(100_000_000)
+        m.event("DEVICE_DELETED")
 
     def test_a_guest_that_leaves_the_power_on_loses_the_device_after_5_s(self):
         m = self.machine()
