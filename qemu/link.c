@@ -61,30 +61,42 @@ static int64_t later(int64_t t, uint64_t ns)
     return ns > (uint64_t)(NEVER - 1 - t) ? NEVER - 1 : t + (int64_t)ns;
 }
 
-static VfetchLane *lane_of(VfetchTransfer *x)
+static int lane_of(const VfetchTransfer *x)
 {
-    VfetchFunction *f = x->queue->fn;
+    return vfetch_lane_index(x->queue->class, x->flags & VFETCH_DESC_RELAXED);
+}
 
-    return &f->lane[vfetch_lane_index(x->queue->class,
-                                      x->flags & VFETCH_DESC_RELAXED)];
+/* 1 if the first of @lane needs no link. */
+static uint32_t off_link(const VfetchLane *lane)
+{
+    const VfetchTransfer *x = QTAILQ_FIRST(&lane->list);
+
+    return x && x->service != VFETCH_BY_LINK;
 }
 
 void vfetch_lane_add(VfetchTransfer *x)
 {
     VfetchFunction *f = x->queue->fn;
+    VfetchDevice *d = f->dev;
+    int i = lane_of(x);
+    VfetchLane *lane = &f->lane[i];
 
     x->state = VFETCH_LANE;
-    QTAILQ_INSERT_TAIL(&lane_of(x)->list, x, lane_link);
-    if (f->queued++ == 0) {
-        QTAILQ_INSERT_TAIL(&f->dev->busy, f, busy_link);
+    d->off_link -= off_link(lane);
+    QTAILQ_INSERT_TAIL(&lane->list, x, lane_link);
+    d->off_link += off_link(lane);
+    if (!f->lanes) {
+        QTAILQ_INSERT_TAIL(&d->busy, f, busy_link);
     }
+    f->lanes |= 1u << i;
 }
 
 void vfetch_lane_remove(VfetchTransfer *x, int64_t now)
 {
     VfetchFunction *f = x->queue->fn;
     VfetchDevice *d = f->dev;
-    VfetchLane *lane = lane_of(x);
+    int i = lane_of(x);
+    VfetchLane *lane = &f->lane[i];
 
     if (d->cur == x) {
         /* What was on the link stays on it to the quantum's end. */
@@ -94,9 +106,14 @@ void vfetch_lane_remove(VfetchTransfer *x, int64_t now)
     if (QTAILQ_FIRST(&lane->list) == x) {
         lane->since = now;
     }
+    d->off_link -= off_link(lane);
     QTAILQ_REMOVE(&lane->list, x, lane_link);
-    if (--f->queued == 0) {
-        QTAILQ_REMOVE(&d->busy, f, busy_link);
+    d->off_link += off_link(lane);
+    if (QTAILQ_EMPTY(&lane->list)) {
+        f->lanes &= ~(1u << i);
+        if (!f->lanes) {
+            QTAILQ_REMOVE(&d->busy, f, busy_link);
+        }
     }
 }
 
@@ -155,11 +172,16 @@ static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
 
 /*
  * What happens next. With @visible: a time before which the guest sees nothing.
+ *
+ * This is asked for every quantum. Most often all lanes that have something wait
+ * for the link: then they need not be looked at while it is taken, and when it
+ * is free one that is ready is as good as any.
  */
 static Event next_event(VfetchDevice *d, bool visible)
 {
     Event best = { .at = NEVER };
     VfetchTransfer *x = QTAILQ_FIRST(&d->due);
+    bool link_only = !visible && !d->off_link;
     VfetchFunction *f;
 
     if (x) {
@@ -168,15 +190,15 @@ static Event next_event(VfetchDevice *d, bool visible)
     if (d->cur && (!visible || d->cur->queue->resetting)) {
         consider(&best, d->cur_end, EV_LINK_END, NULL);
     }
+    if (d->cur && link_only) {
+        return best;
+    }
     QTAILQ_FOREACH(f, &d->busy, busy_link) {
-        for (int i = 0; i < VFETCH_LANES; i++) {
-            VfetchLane *lane = &f->lane[i];
+        for (uint32_t left = f->lanes; left; left &= left - 1) {
+            VfetchLane *lane = &f->lane[ctz32(left)];
             int64_t t;
 
             x = QTAILQ_FIRST(&lane->list);
-            if (!x) {
-                continue;
-            }
             t = eligible_at(lane, x);
             if (t == NEVER) {
                 continue;
@@ -198,6 +220,9 @@ static Event next_event(VfetchDevice *d, bool visible)
                 consider(&best, t, EV_LINK_END, NULL);
             } else if (!d->cur) {
                 consider(&best, MAX(t, d->link_free), EV_LINK_START, NULL);
+                if (t <= d->link_free && link_only) {
+                    return best;
+                }
             }
         }
     }
@@ -215,10 +240,11 @@ static VfetchTransfer *candidate(VfetchFunction *f, int64_t now, int64_t *since)
     VfetchTransfer *ready[VFETCH_LANES] = { NULL };
 
     *since = NEVER;
-    for (int i = 0; i < VFETCH_LANES; i++) {
+    for (uint32_t left = f->lanes; left; left &= left - 1) {
+        int i = ctz32(left);
         VfetchTransfer *x = QTAILQ_FIRST(&f->lane[i].list);
 
-        if (x && x->service == VFETCH_BY_LINK) {
+        if (x->service == VFETCH_BY_LINK) {
             int64_t t = eligible_at(&f->lane[i], x);
 
             if (t <= now) {
@@ -249,12 +275,17 @@ static void link_start(VfetchDevice *d, int64_t now)
     uint64_t ns;
 
     QTAILQ_FOREACH(f, &d->busy, busy_link) {
-        int64_t since;
-        VfetchTransfer *x = candidate(f, now, &since);
         uint64_t share = share_before(f->share, d->share) ? d->share : f->share;
+        VfetchTransfer *x;
+        int64_t since;
 
-        if (x && (!best || share_before(share, best_share) ||
-                  (share == best_share && f->index < best->queue->fn->index))) {
+        if (best && (share_before(best_share, share) ||
+                     (share == best_share &&
+                      best->queue->fn->index < f->index))) {
+            continue;
+        }
+        x = candidate(f, now, &since);
+        if (x) {
             best = x;
             best_share = share;
             best_since = since;

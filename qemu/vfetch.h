@@ -180,8 +180,8 @@ struct VfetchFunction {
     VfetchCounters count;
 
     VfetchLane lane[VFETCH_LANES];
-    uint32_t queued;            /* transfers on all lanes */
-    QTAILQ_ENTRY(VfetchFunction) busy_link; /* while queued != 0 */
+    uint32_t lanes;             /* bit i: lane i is not empty */
+    QTAILQ_ENTRY(VfetchFunction) busy_link; /* while lanes != 0 */
     bool relaxed_last;          /* which of an alternating pair was served */
     uint64_t share;             /* virtual time of the fair queueing */
     int64_t last_served;        /* when its last quantum ended */
@@ -237,6 +237,7 @@ struct VfetchDevice {
     /* The link (link.c). */
     QEMUTimer *timer;
     QTAILQ_HEAD(, VfetchFunction) busy;
+    uint32_t off_link;          /* lanes whose first needs no link */
     VfetchTransfer *cur;        /* owner of the quantum on the link */
     uint32_t cur_bytes;
     int64_t cur_end;
