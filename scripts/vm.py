@@ -226,9 +226,11 @@ class Vm:
         if word == "ready":
             self.times["ready guest"] = float(rest)
         elif word == "exit":
-            status, up = rest.split()
+            # When the command ended, and when it told us: a search for leaks is between them.
+            status, ended, told = rest.split()
             self.ended = int(status)
-            self.times["exit guest"] = float(up)
+            self.times["exit guest"] = float(ended)
+            self.times["told guest"] = float(told)
         elif word == "fail":
             self.failed = rest
 
@@ -286,9 +288,9 @@ class Vm:
         """Whether the guest's seconds were as long as ours while the command ran, give
         or take how late we may have been told. With --icount it has its own time."""
         t = self.times
-        if self.a.icount is not None or "exit guest" not in t or "ready guest" not in t:
+        if self.a.icount is not None or "told guest" not in t or "ready guest" not in t:
             return True
-        ours, its = t["exit"] - t["ready"], t["exit guest"] - t["ready guest"]
+        ours, its = t["exit"] - t["ready"], t["told guest"] - t["ready guest"]
         return abs(its - ours) < 5 + ours / 5
 
     def durations(self):
