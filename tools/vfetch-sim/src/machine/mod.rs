@@ -689,10 +689,8 @@ impl<'a> Machine<'a> {
         self.wanting[queue] += 1;
         set(&mut self.blocks[block].coming, page, true);
         if unused {
-            let f = &mut self.functions[function];
-            f.counters.unused += 1;
-            let base = f.base;
-            ask!(self, function, Side::Host, evicted, page - base, true, true);
+            self.functions[function].counters.unused += 1;
+            self.tell_page_gone(Side::Host, page);
         }
     }
 
@@ -792,9 +790,10 @@ impl<'a> Machine<'a> {
         }
         let function = self.owner[block] as usize;
         self.functions[function].counters.evictions += 1;
+        self.tell_gone(Side::Device, block, &here);
     }
 
-    /// A page of the device goes to the host.
+    /// A page of the device goes to the host. Its prefetcher is told by the caller.
     fn leave(&mut self, page: u32, class: Class) {
         let block = (page / BLOCK_PAGES) as usize;
         let function = self.owner[block] as usize;
@@ -805,19 +804,7 @@ impl<'a> Machine<'a> {
         p.flags &= !(PREFETCHED | DIRTY | DEMAND);
         let travels = class != Class::Writeback || self.costs.writeback == Writeback::All || dirty;
         p.place = if travels { Place::Leaving } else { Place::Host };
-        let f = &mut self.functions[function];
-        f.counters.unused += u64::from(unused);
-        let base = f.base;
-        let moved = class != Class::Writeback;
-        ask!(
-            self,
-            function,
-            Side::Device,
-            evicted,
-            page - base,
-            unused,
-            moved
-        );
+        self.functions[function].counters.unused += u64::from(unused);
         if travels {
             self.coming += 1;
             let lane = self.lanes.len() - 1;
@@ -825,6 +812,20 @@ impl<'a> Machine<'a> {
         } else {
             self.free += 1;
         }
+    }
+
+    /// `pages` of `block` have left `side`.
+    fn tell_gone(&mut self, side: Side, block: usize, pages: &Mask) {
+        let function = self.owner[block] as usize;
+        let first = self.functions[function].base / BLOCK_PAGES;
+        ask!(self, function, side, gone, block as u32 - first, pages);
+    }
+
+    /// As [`Self::tell_gone`], for one page.
+    fn tell_page_gone(&mut self, side: Side, page: u32) {
+        let mut mask = [0; 8];
+        set(&mut mask, page, true);
+        self.tell_gone(side, (page / BLOCK_PAGES) as usize, &mask);
     }
 
     /// Nothing can be evicted for them.
@@ -936,6 +937,7 @@ impl<'a> Machine<'a> {
         if host_wants {
             self.pages[page as usize].flags &= !HOST_WANTS;
             self.leave(page, Class::Demand);
+            self.tell_page_gone(Side::Device, page);
             self.pump_link();
         }
         // What has arrived can be evicted for those that found nothing to evict.
@@ -1029,7 +1031,10 @@ impl<'a> Machine<'a> {
         let mut hint = std::mem::take(&mut self.hint);
         self.decide(function, Side::Host, &[fault], &mut hint);
         match self.pages[page as usize].place {
-            Place::Device => self.leave(page, Class::Demand),
+            Place::Device => {
+                self.leave(page, Class::Demand);
+                self.tell_page_gone(Side::Device, page);
+            }
             Place::Leaving | Place::Return => {}
             // It left meanwhile.
             Place::Host => {
@@ -1049,6 +1054,7 @@ impl<'a> Machine<'a> {
             let other = base + other;
             if self.pages[other as usize].place == Place::Device {
                 self.leave(other, Class::Prefetch);
+                self.tell_page_gone(Side::Device, other);
                 self.pages[other as usize].flags |= HOST_PREFETCHED;
                 self.functions[function].counters.prefetched += 1;
             }

@@ -278,3 +278,31 @@ proptest! {
         }
     }
 }
+
+/// Notes what has gone.
+struct Gone<'a>(&'a std::cell::RefCell<Vec<(u32, u32)>>);
+
+impl Prefetcher for Gone<'_> {
+    fn batch(&mut self, _view: &View<'_>, _faults: &[Fault], _hint: &mut Hint) {}
+
+    fn gone(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
+        self.0.borrow_mut().push((block, count(pages)));
+    }
+}
+
+#[test]
+fn the_pages_of_an_evicted_block_are_told_together() {
+    let t = trace_of(1536, &[(false, false, reads(&[0, 1, 2, 512, 1024, 513]))]);
+    let gone = std::cell::RefCell::new(Vec::new());
+    let setup = Setup {
+        costs: Costs::default(),
+        capacity: 4,
+        measure: false,
+    };
+    let tenant = Tenant {
+        trace: &t,
+        prefetcher: Box::new(Gone(&gone)),
+    };
+    run(&setup, vec![tenant]).unwrap();
+    assert_eq!(gone.into_inner(), [(0, 3)]);
+}

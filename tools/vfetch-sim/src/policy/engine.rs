@@ -41,13 +41,16 @@ impl Engine {
     }
 
     fn feedback(&mut self, page: u32, outcome: Outcome) {
-        let Some(index) = PageIndex::new((page % BLOCK_PAGES) as usize) else {
-            return;
-        };
-        if let Some(block) = self.blocks.get_mut((page / BLOCK_PAGES) as usize) {
+        if let Some(index) = PageIndex::new((page % BLOCK_PAGES) as usize) {
             let mut pages = PageMask::EMPTY;
             pages.add(index);
-            prefetch::feedback(&mut self.function, block, outcome, &pages);
+            self.feedback_block(page / BLOCK_PAGES, outcome, &pages);
+        }
+    }
+
+    fn feedback_block(&mut self, block: u32, outcome: Outcome, pages: &PageMask) {
+        if let Some(block) = self.blocks.get_mut(block as usize) {
+            prefetch::feedback(&mut self.function, block, outcome, pages);
         }
     }
 
@@ -149,10 +152,8 @@ impl Prefetcher for Engine {
         self.feedback(page, Outcome::Dropped);
     }
 
-    fn evicted(&mut self, _view: &View<'_>, page: u32, unused: bool, _moved: bool) {
-        if unused {
-            self.feedback(page, Outcome::Evicted);
-        }
+    fn gone(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
+        self.feedback_block(block, Outcome::Evicted, &PageMask::from_words(*pages));
     }
 
     fn invalid(&self) -> u64 {

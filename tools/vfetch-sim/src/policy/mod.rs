@@ -89,9 +89,8 @@ pub(crate) trait Prefetcher {
     /// A page of a hint is not brought: there is no room, or it is just leaving.
     fn dropped(&mut self, _view: &View<'_>, _page: u32) {}
 
-    /// A page leaves `view.side`, to make room or because the host wants it (`moved`); `unused` if it was
-    /// prefetched for nothing.
-    fn evicted(&mut self, _view: &View<'_>, _page: u32, _unused: bool, _moved: bool) {}
+    /// Pages of a block have left `view.side`, to make room or because the other side wants them.
+    fn gone(&mut self, _view: &View<'_>, _block: u32, _pages: &Mask) {}
 
     /// Answers that were refused as invalid.
     fn invalid(&self) -> u64 {

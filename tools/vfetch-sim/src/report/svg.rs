@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::three;
-use crate::{experiment::Cell, policy::Choice};
+use crate::{experiment::Cell, machine::result::Timeline, policy::Choice};
 
 /// For text in XML.
 pub(super) fn escape(text: &str) -> String {
@@ -107,7 +107,7 @@ pub(super) fn heat_map(cells: &[&Cell], title: &str) -> String {
     const H: f64 = 17.0;
     const GAP: f64 = 5.0;
     const LEFT: f64 = 118.0;
-    const TOP: f64 = 112.0;
+    const TOP: f64 = 142.0;
     let policies: Vec<&str> = cells
         .first()
         .map(|cell| cell.rows.iter().map(|row| row.policy.as_str()).collect())
@@ -125,7 +125,14 @@ pub(super) fn heat_map(cells: &[&Cell], title: &str) -> String {
         37.0,
         11.0,
         Anchor::Start,
-        "Run time over that of the cell's fastest policy; a dot: within 1 % of it. Columns of a group: memory, as a share of the working set.",
+        "Run time over that of the cell's fastest policy; a dot: within 1 % of it.",
+    );
+    svg.text(
+        10.0,
+        51.0,
+        11.0,
+        Anchor::Start,
+        "Columns of a group: memory, as a share of the working set.",
     );
     let mut x = LEFT;
     for group in &groups {
@@ -241,6 +248,7 @@ pub(super) fn timelines(cells: &[&Cell], title: &str) -> String {
     const W: f64 = 300.0;
     const H: f64 = 120.0;
     const COLUMNS: usize = 3;
+    const JOINED: usize = Timeline::BUCKETS / 64;
     let rows = cells.len().div_ceil(COLUMNS) as f64;
     let mut svg = Svg::new(COLUMNS as f64 * (W + 40.0) + 30.0, 74.0 + rows * (H + 56.0));
     svg.text(10.0, 20.0, 15.0, Anchor::Start, title);
@@ -265,12 +273,14 @@ pub(super) fn timelines(cells: &[&Cell], title: &str) -> String {
             .filter_map(|(name, color)| {
                 let row = cell.row(name)?;
                 let t = row.timeline.as_ref()?;
-                let ms = t.bucket_ns as f64 / 1e6;
+                // At most 64 points: more are a smear.
+                let ms = (t.bucket_ns * JOINED as u64) as f64 / 1e6;
                 let mut points: Vec<(f64, f64)> = t
                     .faults
-                    .iter()
+                    .chunks(JOINED)
+                    .map(|faults| faults.iter().sum::<u64>() as f64 / ms)
                     .enumerate()
-                    .map(|(i, faults)| ((i as f64 + 0.5) * ms, *faults as f64 / ms))
+                    .map(|(i, rate)| ((i as f64 + 0.5) * ms, rate))
                     .collect();
                 points.push((row.time_ns as f64 / 1e6, 0.0));
                 Some((*color, points))
