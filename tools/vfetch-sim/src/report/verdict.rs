@@ -230,6 +230,10 @@ fn expectations(matrix: &Matrix, cells: &[Cell]) -> Vec<Expectation> {
                 .any(|row| time(row) <= time(best) * 1.01)
         };
         let ratio = expected / mean(&best.policy);
+        if !ratio.is_finite() {
+            // None of them was run.
+            continue;
+        }
         list.push(Expectation {
             workload: workload.name.clone(),
             expected: workload.expect.clone(),
