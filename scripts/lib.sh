@@ -10,17 +10,34 @@
 
 set -euo pipefail
 
+say()  { printf 'vfetch: %s\n' "$*" >&2; }
+die()  { printf 'vfetch: error: %s\n' "$*" >&2; exit 1; }
+
 VFETCH_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-VFETCH_CACHE=${VFETCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vfetch}
-mkdir -p "$VFETCH_CACHE"
+VFETCH_CACHE=${VFETCH_CACHE:-${XDG_CACHE_HOME:-${HOME:?is not set, nor is VFETCH_CACHE}/.cache}/vfetch}
+mkdir -p "$VFETCH_CACHE" || die "the cache cannot be made; VFETCH_CACHE names another place for it"
 VFETCH_CACHE=$(cd "$VFETCH_CACHE" && pwd -P)
 export VFETCH_TOP VFETCH_CACHE
 
+# Kbuild refuses some of these, make and lists of programs split at others.
+for VFETCH_PATH in "$VFETCH_TOP" "$VFETCH_CACHE"; do
+  if [[ $VFETCH_PATH == *[[:space:]:\;\&\|\"\'\\\$\#\%\*\?\[\<\>]* ]]; then
+    die "'$VFETCH_PATH': kernel modules are built only where the path has no blank and none of : ; & | \" ' \\ \$ # % * ? [ < >"
+  fi
+done
+
+# What `make clean-cache` may remove: a folder that was empty when it became the
+# cache. (Backup programs know this name, too.)
+if [ -z "$(ls -A "$VFETCH_CACHE")" ]; then
+  printf 'Signature: 8a477f597d28d172789f06886806bc55\n# The cache of vfetch.\n' >"$VFETCH_CACHE/CACHEDIR.TAG"
+fi
+# Held for as long as a script or what it started runs: nobody removes the cache meanwhile.
+mkdir -p "$VFETCH_CACHE/lock"
+exec {VFETCH_IN_USE}<>"$VFETCH_CACHE/lock/in-use"
+flock -s -n "$VFETCH_IN_USE" || die "$VFETCH_CACHE is being removed just now"
+
 # What a fresh cache needs: sandbox 3 GiB, kernel tree 3 GiB, QEMU 1 GiB.
 VFETCH_CACHE_NEED_MIB=9000
-
-say()  { printf 'vfetch: %s\n' "$*" >&2; }
-die()  { printf 'vfetch: error: %s\n' "$*" >&2; exit 1; }
 
 # key TEXT... | key < text: a short name for what a step is made from.
 key() {
@@ -42,9 +59,10 @@ as_root() {
 # and finished ones that were not used for two weeks.
 step_prune() {
   local dir lock
-  for dir in "$VFETCH_CACHE/$1"-????????????.part; do
+  for dir in "$VFETCH_CACHE/$1"-????????????.part*; do
     [ -e "$dir" ] || continue
-    exec {lock}>"$VFETCH_CACHE/lock/$(basename "$dir" .part)"
+    lock=$(basename "$dir")
+    exec {lock}>"$VFETCH_CACHE/lock/${lock%.part*}"
     if flock -n "$lock"; then as_root rm -rf "$dir"; fi
     exec {lock}>&-
   done
@@ -74,7 +92,8 @@ step() {
     if [ "$name" = sandbox ] && [ "$free" -lt "$VFETCH_CACHE_NEED_MIB" ]; then
       die "$VFETCH_CACHE has $free MiB free, $VFETCH_CACHE_NEED_MIB are needed; set VFETCH_CACHE to a larger disk"
     fi
-    as_root rm -rf "$dir.part"
+    # And what a step put beside it.
+    as_root rm -rf "$dir.part"*
     start=$SECONDS
     say "$what"
     # A process group of its own: an interrupt ends all of the step, and waits

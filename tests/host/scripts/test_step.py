@@ -31,7 +31,7 @@ class Step(unittest.TestCase):
         return os.path.join(self.cache, f"{name}-0123456789ab")
 
     def made(self):
-        return sorted(f for f in os.listdir(self.cache) if f not in ("lock", "log"))
+        return sorted(f for f in os.listdir(self.cache) if f not in ("CACHEDIR.TAG", "lock", "log"))
 
     def test_is_made_once(self):
         count = os.path.join(self.cache, "log.count")
@@ -93,6 +93,13 @@ class Step(unittest.TestCase):
 
     def test_half_made_folders_of_other_keys_go(self):
         os.mkdir(os.path.join(self.cache, "thing-aaaaaaaaaaaa.part"))
+        self.finish(self.start('mkdir "$1"'))
+        self.assertEqual(self.made(), ["thing-0123456789ab"])
+
+    def test_what_a_half_made_folder_has_beside_it_goes_too(self):
+        for name in ("thing-aaaaaaaaaaaa.part.tar", "thing-0123456789ab.part.tar"):
+            with open(os.path.join(self.cache, name), "w", encoding="ascii") as f:
+                f.write("half")
         self.finish(self.start('mkdir "$1"'))
         self.assertEqual(self.made(), ["thing-0123456789ab"])
 
