@@ -21,7 +21,7 @@ export VFETCH_TOP VFETCH_CACHE
 
 # Kbuild refuses some of these, make and lists of programs split at others.
 for VFETCH_PATH in "$VFETCH_TOP" "$VFETCH_CACHE"; do
-  if [[ $VFETCH_PATH == *[[:space:]:\;\&\|\"\'\\\$\#\%\*\?\[\<\>]* ]]; then
+  if [[ $VFETCH_PATH == *[[:space:]:\;\&\|\"\'\\\$\#%\*\?\[\<\>]* ]]; then
     die "'$VFETCH_PATH': kernel modules are built only where the path has no blank and none of : ; & | \" ' \\ \$ # % * ? [ < >"
   fi
 done

@@ -23,13 +23,7 @@ packages=(
 
 mirror() {
   if [ -n "${VFETCH_MIRROR:-}" ]; then echo "$VFETCH_MIRROR"; return; fi
-  local found
-  found=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    awk '/^URIs:/ && $2 !~ /security/ { print $2; exit }' || true)
-  [ -n "$found" ] || found=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
-    sed -E 's/\[[^]]*\]//' | awk '$1 == "deb" && $2 !~ /security/ { print $2; exit }' || true)
-  [ -n "$found" ] || die "no Debian mirror in this machine's apt configuration: set VFETCH_MIRROR"
-  echo "$found"
+  "$VFETCH_TOP/scripts/mirror.sh" || die "the apt of this machine names no Debian mirror: set VFETCH_MIRROR to one's address"
 }
 
 need_mmdebstrap() {
