@@ -31,6 +31,6 @@ for v in CI TERM COLUMNS http_proxy https_proxy no_proxy \
 done
 while IFS= read -r v; do keep+=("$v=${!v}"); done < <(compgen -e | grep -E '^(VFETCH_[A-Z_]+|CARGO_REGISTRIES_[A-Z_]+|PROPTEST_[A-Z_]+)$')
 exec env -i HOME="$VFETCH_CACHE/home" PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
-  CARGO_HOME="$VFETCH_CACHE/cargo" SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+  PYTHONDONTWRITEBYTECODE=1 CARGO_HOME="$VFETCH_CACHE/cargo" SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
   CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt "${keep[@]}" \
   chroot "$root" /bin/sh -c 'cd "$1" && shift && exec "$@"' sh "$folder" "$@"

@@ -22,10 +22,8 @@ import threading
 import time
 import tomllib
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-sys.dont_write_bytecode = True
-import tap  # noqa: E402
-from tap import FAILED, PASSED, SKIPPED, Result  # noqa: E402
+import tap
+from tap import FAILED, PASSED, SKIPPED, Result
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -32,18 +32,16 @@ import tempfile
 import termios
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-sys.dont_write_bytecode = True
-import initramfs  # noqa: E402
-import klog  # noqa: E402
-import tsc  # noqa: E402
+import initramfs
+import klog
+import tsc
 
 TIMED_OUT, NOT_STARTED, REPORTED, INTERRUPTED = 124, 125, 126, 130
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def parse(argv):
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="vm", usage=argparse.SUPPRESS, description=__doc__.splitlines()[0])
     p.add_argument("--kernel", required=True, help="folder made by kernel.sh or kernel-debug.sh")
     p.add_argument("--module", help="vfetch.ko")
     p.add_argument("--device", help="vfetch-qemu.so; without it the guest has no vfetch device")
