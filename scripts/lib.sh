@@ -70,6 +70,11 @@ step_prune() {
     while IFS= read -r -d '' dir; do as_root rm -rf "$dir"; done
 }
 
+# wait_for FD WHAT: takes the lock, and says so when that takes time.
+wait_for() {
+  flock -n "$1" || { say "$2: another make is at it, waiting"; flock "$1"; }
+}
+
 # step NAME KEY FUNCTION ["what is being done (how long)"]
 # Sets REPLY to the finished folder. FUNCTION gets the folder to fill. Its
 # output goes to a log that is shown when it fails; a line of progress is
@@ -83,10 +88,7 @@ step() {
   log="$VFETCH_CACHE/log/$name-$key.log"
   mkdir -p "$VFETCH_CACHE/log" "$VFETCH_CACHE/lock"
   exec {step_lock}>"$VFETCH_CACHE/lock/$name-$key"
-  if ! flock -n "$step_lock"; then
-    say "$what: another make is at it, waiting"
-    flock "$step_lock"
-  fi
+  wait_for "$step_lock" "$what"
   if [ ! -e "$dir" ]; then
     free=$(df -Pm "$VFETCH_CACHE" | awk 'NR==2 { print $4 }')
     if [ "$name" = sandbox ] && [ "$free" -lt "$VFETCH_CACHE_NEED_MIB" ]; then

@@ -95,6 +95,8 @@ if [ "${1:-}" = --inside ]; then
 fi
 
 mkdir -p build
+exec {lock}>build/lint.lock
+wait_for "$lock" "lint"
 # What is or could be committed.
 if git rev-parse --git-dir >/dev/null 2>&1; then
   git ls-files --cached --others --exclude-standard

@@ -34,14 +34,16 @@ build() {
   in_sandbox make -j"$(nproc)" -C "$folder/tree" M="$VFETCH_TOP" MO="$out" LOCALVERSION="$suffix" \
     "${llvm[@]}" KBUILD_MODPOST_WARN= modules
   mkdir -p "$out/guest"
-  in_sandbox objcopy --strip-debug "$out/vfetch.ko" "$out/guest/vfetch.ko"
+  in_sandbox objcopy --strip-debug "$out/vfetch.ko" "$out/guest/new.ko"
   local magic
-  magic=$(in_sandbox modinfo -F vermagic "$out/guest/vfetch.ko")
+  magic=$(in_sandbox modinfo -F vermagic "$out/guest/new.ko")
   [ "${magic%% *}" = "$release" ] || { echo "the module is of '$magic', the kernel is $release"; return 1; }
+  # A guest that starts just now gets the old one or the new one.
+  mv "$out/guest/new.ko" "$out/guest/vfetch.ko"
 }
 
 exec {lock}>"$out/lock"
-flock "$lock"
+wait_for "$lock" "building the module"
 key=$(inputs | key)
 if [ "$(cat "$out/made-from" 2>/dev/null)" != "$key" ]; then
   say "building the module for the $kernel kernel"

@@ -18,7 +18,7 @@ inputs() {
 }
 
 exec {lock}>build/tools.lock
-flock "$lock"
+wait_for "$lock" "building the tools"
 key=$(inputs | key)
 if [ "$(cat "$out/.made-from" 2>/dev/null)" != "$key" ]; then
   say "building the tools"
@@ -43,7 +43,13 @@ for line in sys.stdin:
   in_sandbox make -s -C tests/guest/c "O=$VFETCH_TOP/build/c" || die "the tests' C programs do not build"
   cp build/c/* "$out.part/"
   echo "$key" >"$out.part/.made-from"
-  rm -rf "$out"
-  mv -T "$out.part" "$out"
+  # Each at once, since another make may be reading them: the old one or the new one.
+  mkdir -p "$out"
+  rm -f "$out/.made-from"
+  for program in "$out"/*; do
+    if [ ! -e "$out.part/$(basename "$program")" ]; then rm -f "$program"; fi
+  done
+  mv "$out.part"/* "$out.part/.made-from" "$out/"
+  rmdir "$out.part"
 fi
 for program in "$out"/*; do echo "$program"; done

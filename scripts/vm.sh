@@ -6,7 +6,8 @@
 # environment variables:
 #
 #   CMD      what to run, by sh, in /host; without it an interactive shell
-#   FILES    files and folders that are copied to /host
+#   FILES    files and folders that are copied to /host, separated by blanks;
+#            patterns, and quotes around names with blanks
 #   SMP MEM  processors (2) and memory (1G)
 #   VFS      how many VFs to switch on (0)
 #   DEVICE   more properties of the device, e.g. 'total_vfs=63,x-test=on';
@@ -63,15 +64,27 @@ fi
 
 # What goes in and comes out may lie where the sandbox does not see it: by way
 # of the cache.
+find "$VFETCH_CACHE" -mindepth 1 -maxdepth 1 -name 'vm.??????' -mtime +14 -exec rm -rf {} +
 staged=$(mktemp -d "$VFETCH_CACHE/vm.XXXXXX")
 trap 'rm -rf "$staged"' EXIT
 mkdir "$staged/host"
 args+=(--log "$staged/log" --log-name "${LOG:-build/vm/kernel.log}")
-for f in ${FILES:-}; do
-  [ -e "$f" ] || die "FILES: there is no '$f'"
-  cp -RL --preserve=mode "$f" "$staged/host/"
-  args+=(--file "$staged/host/$(basename "$f")")
-done
+add_file() {
+  local name
+  name=$(basename -- "$1")
+  # . and .. have a name too, which says more.
+  case $name in .|..|/) name=$(basename "$(realpath -- "$1")") ;; esac
+  [ ! -e "$staged/host/$name" ] || die "FILES: two are called '$name', which is one name in /host"
+  cp -RLT --preserve=mode -- "$1" "$staged/host/$name"
+  args+=(--file "$staged/host/$name")
+}
+words=$(xargs -r printf '%s\n' <<<"${FILES:-}") || die "FILES: its quotes do not match"
+while IFS= read -r word; do
+  [ -n "$word" ] || continue
+  if [ -e "$word" ]; then add_file "$word"; continue; fi
+  found=$(compgen -G "$word") || die "FILES: there is no '$word'"
+  while IFS= read -r f; do add_file "$f"; done <<<"$found"
+done <<<"$words"
 if [ -n "${RESULTS:-}" ]; then args+=(--results "$staged/results"); fi
 
 if [ -n "${CMD:-}" ]; then args+=("--cmd=$CMD"); fi
@@ -88,8 +101,8 @@ rc=0
 hand_over() {
   [ -e "$1" ] || return 0
   mkdir -p "$(dirname "$2")"
-  cp "$1" "$2.part"
-  mv "$2.part" "$2"
+  cp "$1" "$2.part.$$"
+  mv "$2.part.$$" "$2"
 }
 hand_over "$staged/log" "${LOG:-$VFETCH_TOP/build/vm/kernel.log}"
 if [ "$rc" = 0 ] && [ -n "${RESULTS:-}" ]; then hand_over "$staged/results" "$RESULTS"; fi
