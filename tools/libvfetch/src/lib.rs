@@ -62,6 +62,8 @@ mod uapi {
 pub use error::{Error, Result};
 pub use function::{Function, FunctionRef, Host, PciAddress, Role, VfCount};
 pub use info::{Counter, Info, Link, State, Stats};
+/// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
+pub use rustix::io::Errno;
 pub use space::{Interest, Options, Readiness, Space};
 
 /// Bytes of a page: spaces are sized, discarded and lost by the page.

@@ -261,7 +261,9 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// As [`Space::read_at`]; [`Error::BeyondEnd`] when the space ends before the buffer is full.
+    /// As [`Space::read_at`]; [`Error::BeyondEnd`] when the space ends before the buffer is full. How much
+    /// of the buffer was read before is not known then: who opened the space as
+    /// [`Options::nonblocking`] uses [`Space::read_at`].
     pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             match self.read_at(buffer, offset) {
@@ -281,7 +283,8 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// As [`Space::write_at`]. What came before the error is written.
+    /// As [`Space::write_at`]. What came before the error is written, how much is not known: who opened
+    /// the space as [`Options::nonblocking`] uses [`Space::write_at`].
     pub fn write_all_at(&self, mut buffer: &[u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             match self.write_at(buffer, offset) {
