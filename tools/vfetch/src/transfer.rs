@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{bail, Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use libvfetch::{Host, PAGE_BYTES};
 use serde::Serialize;
 
@@ -20,13 +20,13 @@ use crate::{
     cli::{ReadArgs, SpaceArgs, WriteArgs},
     exit::Mismatch,
     memory::{Buffer, Memory},
-    output::Output,
+    output::{Output, WholeFile},
     pattern::{check_zeros, Pattern},
     units,
 };
 
-/// Transfers from here on get a progress bar.
-const LONG_BYTES: u64 = 32 << 20;
+/// Transfers that take longer get a progress bar.
+const LONG: Duration = Duration::from_secs(1);
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -113,24 +113,48 @@ impl Clock {
     }
 }
 
-/// A bar on stderr, when that is a terminal and the transfer is long.
-fn progress(what: &str, bytes: Option<u64>, out: Output) -> ProgressBar {
-    let long = bytes.is_none_or(|b| b >= LONG_BYTES);
-    if out.is_json() || !long || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// A bar on stderr, when that is a terminal and the transfer takes long.
+struct Progress {
+    bar: ProgressBar,
+    /// Until when it is not shown; absent once it is, or never will be.
+    from: Option<Instant>,
+}
+
+impl Progress {
+    fn new(what: &str, bytes: Option<u64>, out: Output) -> Self {
+        let (bar, template) = match bytes {
+            Some(n) => (
+                ProgressBar::with_draw_target(Some(n), ProgressDrawTarget::hidden()),
+                "{msg} {wide_bar} {bytes}/{total_bytes} {eta}",
+            ),
+            None => (
+                ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+                "{msg} {spinner} {bytes}",
+            ),
+        };
+        // The template is a constant; without it the bar has its default look.
+        let bar = ProgressStyle::with_template(template)
+            .map(|s| bar.clone().with_style(s))
+            .unwrap_or(bar);
+        let shown = !out.is_json() && io::stderr().is_terminal();
+        Self {
+            bar: bar.with_message(what.to_owned()),
+            from: shown.then(|| Instant::now() + LONG),
+        }
     }
-    let (bar, template) = match bytes {
-        Some(n) => (
-            ProgressBar::new(n),
-            "{msg} {wide_bar} {bytes}/{total_bytes} {eta}",
-        ),
-        None => (ProgressBar::no_length(), "{msg} {spinner} {bytes}"),
-    };
-    // The template is a constant; without it the bar has its default look.
-    let bar = ProgressStyle::with_template(template)
-        .map(|s| bar.clone().with_style(s))
-        .unwrap_or(bar);
-    bar.with_message(what.to_owned())
+
+    /// `bytes` more are done.
+    fn inc(&mut self, bytes: usize) {
+        self.bar.inc(bytes as u64);
+        if self.from.is_some_and(|from| Instant::now() >= from) {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.from = None;
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// The page boundary at or above `bytes`.
@@ -176,6 +200,12 @@ impl Expected {
     }
 }
 
+/// What is told of a part that is not inside the space.
+fn beyond(offset: u64, length: Option<u64>, size: u64) -> String {
+    let part = length.map_or(String::new(), |l| format!("a --length of {l} from "));
+    format!("{part}offset {offset} is beyond the space's end at {size}: give a larger --size, or less of the rest")
+}
+
 /// Sizes the space and says which part is meant: offset and length.
 fn read_part(memory: &dyn Memory, args: &SpaceArgs) -> Result<u64> {
     let size = match (args.size, memory.info()?.space_bytes, args.length) {
@@ -196,11 +226,10 @@ fn read_part(memory: &dyn Memory, args: &SpaceArgs) -> Result<u64> {
         (None, size, _) => size,
     };
     match size.checked_sub(args.offset) {
-        Some(left) if left > 0 && args.length.is_none_or(|l| l <= left) => Ok(args.length.unwrap_or(left)),
-        _ => bail!(
-            "the space has {size} bytes, which end before offset {} and --length; give a larger --size",
-            args.offset
-        ),
+        Some(left) if left > 0 && args.length.is_none_or(|l| l <= left) => {
+            Ok(args.length.unwrap_or(left))
+        }
+        _ => bail!(beyond(args.offset, args.length, size)),
     }
 }
 
@@ -227,25 +256,25 @@ fn read_from(
     let place = memory.name();
     let mut buffer = Buffer::new(block_size);
     if args.fill {
-        let bar = progress("filling", Some(length), out);
+        let mut bar = Progress::new("filling", Some(length), out);
         for (at, n) in blocks(offset, length, block_size) {
             let data = &mut buffer.slice_mut()[..n];
             pattern.fill(data, at);
             memory.write_all_at(data, at)?;
-            bar.inc(n as u64);
+            bar.inc(n);
         }
-        bar.finish_and_clear();
+        bar.finish();
     }
     let mut clock = Clock::default();
-    let bar = progress("reading", Some(length), out);
+    let mut bar = Progress::new("reading", Some(length), out);
     for (at, n) in blocks(offset, length, block_size) {
         let data = &mut buffer.slice_mut()[..n];
         clock.time(n, || memory.read_exact_at(data, at))?;
         expected.check(data, at, &place)?;
         sink.write_all(data).context("cannot write the output")?;
-        bar.inc(n as u64);
+        bar.inc(n);
     }
-    bar.finish_and_clear();
+    bar.finish();
     sink.flush().context("cannot write the output")?;
     let mut report = Report::new(memory, "read", offset, &clock)?;
     report.verified = expected.words();
@@ -262,15 +291,16 @@ pub(crate) fn read(host: &Host, args: &ReadArgs, out: Output) -> Result<()> {
     if to_stdout && io::stdout().is_terminal() {
         bail!("binary data does not go to a terminal: pipe it, or name a file with --output");
     }
-    let mut sink: Box<dyn Write> = match &args.output {
-        None => Box::new(io::sink()),
-        Some(_) if to_stdout => Box::new(io::stdout().lock()),
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("cannot create {}", path.display()))?,
-        ),
+    let report = match &args.output {
+        None => read_from(&space, args, &mut io::sink(), out)?,
+        Some(_) if to_stdout => read_from(&space, args, &mut io::stdout().lock(), out)?,
+        Some(path) => {
+            let mut file = WholeFile::create(path)?;
+            let report = read_from(&space, args, &mut file, out)?;
+            file.finish()?;
+            report
+        }
     };
-    let report = read_from(&space, args, &mut sink, out)?;
-    drop(sink);
     if to_stdout {
         // The data has stdout.
         let text = if out.is_json() {
@@ -339,6 +369,9 @@ fn write_to(
     let mut room = memory.info()?.space_bytes;
     let grows = size.is_none();
     if let Some(size) = size {
+        if length.is_some_and(|l| offset.checked_add(l).is_none_or(|end| end > size)) {
+            bail!(beyond(offset, length, size));
+        }
         memory.set_size(size)?;
         room = size;
     } else if let Some(length) = length {
@@ -355,7 +388,7 @@ fn write_to(
     let mut buffer = Buffer::new(block_size);
     let mut clock = Clock::default();
     let mut written = Vec::new();
-    let bar = progress("writing", length, out);
+    let mut bar = Progress::new("writing", length, out);
     let mut at = offset;
     let end = length.map(|l| offset + l);
     loop {
@@ -387,10 +420,10 @@ fn write_to(
         if args.verify {
             written.push((at, n, fingerprint(data)));
         }
-        bar.inc(n as u64);
+        bar.inc(n);
         at = next;
     }
-    bar.finish_and_clear();
+    bar.finish();
     if let Some(end) = end.filter(|end| at < *end) {
         bail!("the input ended {} bytes early", end - at);
     }
@@ -415,7 +448,7 @@ fn read_back(
 ) -> Result<()> {
     let place = memory.name();
     let total = written.iter().map(|(_, n, _)| *n as u64).sum();
-    let bar = progress("verifying", Some(total), out);
+    let mut bar = Progress::new("verifying", Some(total), out);
     for &(at, n, expected) in written {
         let data = &mut buffer.slice_mut()[..n];
         memory.read_exact_at(data, at)?;
@@ -431,9 +464,9 @@ fn read_back(
             }
             .into());
         }
-        bar.inc(n as u64);
+        bar.inc(n);
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(())
 }
 
@@ -465,6 +498,12 @@ pub(crate) fn write(host: &Host, args: &WriteArgs, out: Output) -> Result<()> {
             let meta = file
                 .metadata()
                 .with_context(|| format!("cannot look at {}", path.display()))?;
+            if meta.is_dir() {
+                bail!(
+                    "{} is a folder; a tar of it can be piped to --input -",
+                    path.display()
+                );
+            }
             let length = args.space.length.or(meta.is_file().then_some(meta.len()));
             (Source::Stream(Box::new(file)), length)
         }
@@ -605,6 +644,14 @@ mod tests {
     fn an_input_that_ends_early_is_an_error() {
         let error = write_ram(&Ram::new(1 << 20), "", b"abc", Some(10)).unwrap_err();
         assert!(error.to_string().contains("7 bytes early"), "{error}");
+    }
+
+    #[test]
+    fn more_than_fits_is_refused_before_anything_is_written() {
+        let ram = Ram::new(1 << 20);
+        let error = write_ram(&ram, "--size 4k --offset 1k", &[7; 4096], Some(4096)).unwrap_err();
+        assert!(error.to_string().contains("--size"), "{error}");
+        assert!(ram.bytes.lock().unwrap().is_empty());
     }
 
     #[test]

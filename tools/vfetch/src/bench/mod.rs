@@ -6,7 +6,7 @@ pub(crate) mod job;
 mod model;
 mod report;
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, io::Write as _};
 
 use anyhow::{bail, Context, Result};
 use libvfetch::{Function, Host, Info, Space, PAGE_BYTES};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     cli::{BenchArgs, Op, Selection},
     memory::Memory,
-    output::{write_out, Output},
+    output::{write_out, Output, WholeFile},
     pattern::Pattern,
     target, units,
 };
@@ -127,6 +127,8 @@ fn measure_all(
 }
 
 pub(crate) fn run(host: &Host, args: &BenchArgs, out: Output) -> Result<()> {
+    // First: an error is to be told before the figures are there.
+    let save = args.save.as_deref().map(WholeFile::create).transpose()?;
     let functions = select(host, &args.functions)?;
     let spaces = functions
         .iter()
@@ -173,9 +175,10 @@ pub(crate) fn run(host: &Host, args: &BenchArgs, out: Output) -> Result<()> {
         calibration,
         results,
     };
-    if let Some(path) = &args.save {
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(mut file) = save {
+        file.write_all((serde_json::to_string_pretty(&report)? + "\n").as_bytes())
+            .context("cannot write the figures")?;
+        file.finish()?;
     }
     out.print(&report, |report| report.calibration.show())?;
     Ok(())
