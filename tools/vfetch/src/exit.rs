@@ -8,7 +8,7 @@ use anyhow::Error;
 
 /// Something failed that has no status of its own.
 const FAILURE: u8 = 1;
-// 2 is clap's, for wrong usage.
+const USAGE: u8 = 2;
 const NOT_AVAILABLE: u8 = 3;
 const NO_SUCH_FUNCTION: u8 = 4;
 const PERMISSION: u8 = 5;
@@ -108,6 +108,40 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Tells the user that the command line is wrong, or the help that was asked for, and gives the status to exit with.
+pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if !json || !error.use_stderr() {
+        // Coloured, as far as the terminal is.
+        let _ = error.print();
+        return if error.use_stderr() {
+            ExitCode::from(USAGE)
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
+    let object = serde_json::json!({
+        "error": usage_words(error), "hint": "'vfetch --help' and 'vfetch help COMMAND' tell what there is",
+        "errno": null, "status": USAGE,
+    });
+    eprintln!("{object}");
+    ExitCode::from(USAGE)
+}
+
+/// What is wrong with the command line, in one line.
+fn usage_words(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is needed".into();
+    }
+    let text = error.render().to_string();
+    let words = text.split("\n\nUsage:").next().unwrap_or_default();
+    let words = words
+        .split("\n\nFor more information")
+        .next()
+        .unwrap_or_default();
+    let words = words.strip_prefix("error: ").unwrap_or(words);
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Tells the user and gives the status to exit with. With `json` the error is
 /// an object on stderr.
 pub(crate) fn report(error: &Error, json: bool) -> ExitCode {
@@ -176,7 +210,7 @@ mod tests {
     fn every_status_is_in_the_help() {
         for status in [
             FAILURE,
-            2,
+            USAGE,
             NOT_AVAILABLE,
             NO_SUCH_FUNCTION,
             PERMISSION,

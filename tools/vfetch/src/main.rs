@@ -42,8 +42,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
-    // A usage error ends here, with status 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // What is wrong may be what stands before it.
+        Err(error) => return exit::usage(&error, std::env::args_os().any(|a| a == "--json")),
+    };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error, cli.json),

@@ -80,6 +80,28 @@ fn with_json_the_error_is_an_object_on_stderr() -> Result {
 }
 
 #[test]
+fn with_json_wrong_usage_is_an_object_too() -> Result {
+    for line in [
+        "--json read",
+        "read --json --size 12q 0",
+        "--json",
+        "bnech --json",
+    ] {
+        let output = vfetch(line)?;
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr)?;
+        assert_eq!(error["status"], 2, "{line}");
+        let words = error["error"].as_str().ok_or("no words")?;
+        assert!(
+            !words.is_empty() && !words.contains("Usage") && !words.starts_with("error"),
+            "{words}"
+        );
+    }
+    assert_eq!(vfetch("read --help --json")?.status.code(), Some(0));
+    Ok(())
+}
+
+#[test]
 fn another_file_is_not_taken_for_a_space() -> Result {
     let output = vfetch("read fd:0 --length 4k")?;
     assert_eq!(output.status.code(), Some(1));
