@@ -3,7 +3,7 @@
 //! `vfetch stats`.
 
 use std::{
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -170,6 +170,24 @@ fn refresh(host: &Host, targets: &[Target], watched: &mut Vec<Watched>) -> libvf
     Ok(())
 }
 
+/// What to print before a table so that it replaces the last one, of `shown` lines: what stood above
+/// it on the terminal stays. One that is higher than the terminal begins at its top.
+fn overwrite(shown: usize, terminal_rows: usize) -> String {
+    match shown {
+        0 => String::new(),
+        n if n < terminal_rows => format!("\x1b[{n}A\x1b[J"),
+        _ => "\x1b[H\x1b[J".into(),
+    }
+}
+
+/// Lines of the terminal; as many as can be where it does not say.
+fn terminal_rows() -> usize {
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_row > 0 => size.ws_row.into(),
+        _ => usize::MAX,
+    }
+}
+
 fn watch(host: &Host, args: &StatsArgs, interval: Duration, out: Output) -> anyhow::Result<()> {
     let targets = &args.functions.targets;
     let mut watched = Vec::new();
@@ -179,6 +197,7 @@ fn watch(host: &Host, args: &StatsArgs, interval: Duration, out: Output) -> anyh
     }
     let mut last_time = Instant::now();
     let mut left = args.count;
+    let mut shown = 0;
     while left != Some(0) {
         thread::sleep(interval);
         let elapsed = last_time.elapsed();
@@ -193,9 +212,14 @@ fn watch(host: &Host, args: &StatsArgs, interval: Duration, out: Output) -> anyh
         if out.is_json() {
             Output::print_line(&rates)?;
         } else {
-            // Home, and clear what is below: the table stays in its place.
-            let home = if on_terminal() { "\x1b[H\x1b[J" } else { "" };
-            write_out(&format!("{home}{}", show_rates(&rates)))?;
+            let text = show_rates(&rates);
+            let over = if on_terminal() {
+                overwrite(shown, terminal_rows())
+            } else {
+                String::new()
+            };
+            write_out(&format!("{over}{text}"))?;
+            shown = text.lines().count();
         }
         if targets.is_empty() {
             // Its place is free for the function that comes back.
@@ -292,6 +316,13 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_table_replaces_the_last_one_and_nothing_else() {
+        assert_eq!(overwrite(0, 24), "");
+        assert_eq!(overwrite(10, 24), "\x1b[10A\x1b[J");
+        assert_eq!(overwrite(24, 24), "\x1b[H\x1b[J");
     }
 
     #[test]
