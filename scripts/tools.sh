@@ -24,8 +24,10 @@ if [ "$(cat "$out/.made-from" 2>/dev/null)" != "$key" ]; then
   say "building the tools"
   rm -rf "$out.part"
   mkdir -p "$out.part"
-  in_cargo build --release --workspace --bins --locked --message-format=json-render-diagnostics >"$out.json" ||
-    die "the tools do not build"
+  build() { in_cargo build --bins --locked --message-format=json-render-diagnostics "$@" >>"$out.json" || die "the tools do not build"; }
+  : >"$out.json"
+  build --release --workspace --exclude vfetch-guest-tests
+  build --profile guest-tests --package vfetch-guest-tests
   # Only cargo itself knows the names of what it made, and the target folder,
   # which all checkouts share, holds what was built last: hence the copies.
   in_sandbox python3 -c '
