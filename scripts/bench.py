@@ -19,7 +19,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
-import profile_trace  # noqa: E402
+import profile_trace  # noqa: E402 (its folder is known only now)
 
 # What is wanted.
 LINK_SHARE = 0.90

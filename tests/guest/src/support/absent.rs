@@ -90,8 +90,8 @@ impl Absent {
         // SAFETY: As above; the range is ours.
         unsafe {
             ioctl(&handler, Updater::<REGISTER, _>::new(&mut register))
-                .context("UFFDIO_REGISTER")?
-        };
+                .context("UFFDIO_REGISTER")?;
+        }
         Ok(Self {
             handler,
             memory,
@@ -129,8 +129,7 @@ impl Absent {
                         wanted.push(address);
                     }
                 }
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => {}
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
                 Err(error) => return Err(error.into()),
             }
         }
