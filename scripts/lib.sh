@@ -50,6 +50,9 @@ as_root() {
     "$@"
   elif ! command -v newuidmap >/dev/null; then
     die "an ordinary user needs 'newuidmap' ('apt-get install uidmap' as root) and ranges in /etc/subuid and /etc/subgid"
+  elif ! grep -qs '^subid:' /etc/nsswitch.conf && ! grep -qsE "^($(id -un)|$(id -u)):" /etc/subuid; then
+    die "$(id -un) has no ranges in /etc/subuid and /etc/subgid: 'usermod --add-subuids 100000-165535" \
+      "--add-subgids 100000-165535 $(id -un)' as root gives it some (others than other users have)"
   else
     unshare --map-root-user --map-auto -- "$@"
   fi
