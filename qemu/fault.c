@@ -231,13 +231,8 @@ static void test_write(void *opaque, hwaddr addr, uint64_t val, unsigned size)
     }
 }
 
-static const MemoryRegionOps test_ops = {
-    .read = test_read,
-    .write = test_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
+static const MemoryRegionOps test_ops =
+    VFETCH_REGION_OPS(test_read, test_write);
 
 void vfetch_fault_regs_init(VfetchDevice *d)
 {

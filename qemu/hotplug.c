@@ -46,13 +46,8 @@ static void silence_write(void *opaque, hwaddr addr, uint64_t val,
 {
 }
 
-static const MemoryRegionOps silence_ops = {
-    .read = silence_read,
-    .write = silence_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
+static const MemoryRegionOps silence_ops =
+    VFETCH_REGION_OPS(silence_read, silence_write);
 
 void vfetch_silence_init(VfetchFunction *f)
 {

@@ -178,13 +178,8 @@ static void window_write(void *opaque, hwaddr addr, uint64_t val,
     vfetch_messages_send(d);
 }
 
-static const MemoryRegionOps window_ops = {
-    .read = window_read,
-    .write = window_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
+static const MemoryRegionOps window_ops =
+    VFETCH_REGION_OPS(window_read, window_write);
 
 void vfetch_window_init(VfetchFunction *f, Object *owner, uint64_t size)
 {

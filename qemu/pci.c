@@ -303,49 +303,58 @@ static const VMStateDescription vmstate_vfetch = {
     .unmigratable = 1,
 };
 
-static void function_class_init(ObjectClass *klass)
+typedef struct FunctionClass {
+    uint16_t device_id;
+    const char *desc;
+    void (*realize)(PCIDevice *pci, Error **errp);
+    PCIUnregisterFunc *exit;
+    ResettableHoldPhase reset_hold;
+} FunctionClass;
+
+static void function_class_init(ObjectClass *klass, const FunctionClass *fc)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     PCIDeviceClass *pc = PCI_DEVICE_CLASS(klass);
 
     pc->vendor_id = VFETCH_PCI_VENDOR;
+    pc->device_id = fc->device_id;
     pc->class_id = VFETCH_PCI_CLASS;
     pc->revision = VFETCH_VERSION_MAJOR;
+    pc->realize = fc->realize;
+    pc->exit = fc->exit;
     pc->config_read = function_read_config;
     pc->config_write = function_write_config;
+    RESETTABLE_CLASS(klass)->phases.hold = fc->reset_hold;
+    dc->desc = fc->desc;
     dc->vmsd = &vmstate_vfetch;
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
 }
 
 static void pf_class_init(ObjectClass *klass, void *data)
 {
-    DeviceClass *dc = DEVICE_CLASS(klass);
-    PCIDeviceClass *pc = PCI_DEVICE_CLASS(klass);
-
-    function_class_init(klass);
-    pc->device_id = VFETCH_PCI_DEVICE_PF;
-    pc->realize = pf_realize;
-    pc->exit = pf_exit;
-    RESETTABLE_CLASS(klass)->phases.hold = pf_reset_hold;
-    dc->desc = "vfetch accelerator with SR-IOV";
-    device_class_set_props(dc, pf_properties);
+    function_class_init(klass, &(const FunctionClass) {
+        .device_id = VFETCH_PCI_DEVICE_PF,
+        .desc = "vfetch accelerator with SR-IOV",
+        .realize = pf_realize,
+        .exit = pf_exit,
+        .reset_hold = pf_reset_hold,
+    });
+    device_class_set_props(DEVICE_CLASS(klass), pf_properties);
     vfetch_fault_class_init(klass);
     vfetch_hotplug_class_init(klass);
 }
 
 static void vf_class_init(ObjectClass *klass, void *data)
 {
-    DeviceClass *dc = DEVICE_CLASS(klass);
-    PCIDeviceClass *pc = PCI_DEVICE_CLASS(klass);
-
-    function_class_init(klass);
-    pc->device_id = VFETCH_PCI_DEVICE_VF;
-    pc->realize = vf_realize;
-    pc->exit = vf_exit;
-    RESETTABLE_CLASS(klass)->phases.hold = vf_reset_hold;
-    dc->desc = "vfetch virtual function";
+    function_class_init(klass, &(const FunctionClass) {
+        .device_id = VFETCH_PCI_DEVICE_VF,
+        .desc = "vfetch virtual function",
+        .realize = vf_realize,
+        .exit = vf_exit,
+        .reset_hold = vf_reset_hold,
+    });
     /* VFs come with their PF. */
-    dc->user_creatable = false;
+    DEVICE_CLASS(klass)->user_creatable = false;
 }
 
 static const TypeInfo vfetch_types[] = {

@@ -68,7 +68,7 @@ static bool queue_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
     }
 }
 
-static bool read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
+static bool function_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
 {
     VfetchDevice *d = f->dev;
 
@@ -122,41 +122,114 @@ static bool read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
         *val = f->count.depth_max;
         return true;
     default:
-        break;
+        return false;
     }
-    if (f->index == 0) {
-        switch (addr) {
-        case VFETCH_REG_PART_INDEX:
-            *val = d->part_index;
+}
+
+/* The PF alone has these. */
+static bool partition_read32(VfetchDevice *d, hwaddr addr, uint32_t *val)
+{
+    switch (addr) {
+    case VFETCH_REG_PART_INDEX:
+        *val = d->part_index;
+        return true;
+    case VFETCH_REG_PART_COUNT:
+        *val = d->total_vfs + 1;
+        return true;
+    case VFETCH_REG_PART_WEIGHT:
+        *val = d->part_weight;
+        return true;
+    case VFETCH_REG_PART_COMMAND:
+        *val = 0;
+        return true;
+    case VFETCH_REG_PART_RESULT:
+        *val = d->part_result;
+        return true;
+    case VFETCH_REG_PART_GRANULE:
+        *val = VFETCH_PART_GRANULE;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
+{
+    return function_read32(f, addr, val) ||
+           (f->index == 0 && partition_read32(f->dev, addr, val)) ||
+           queue_read32(f, addr, val);
+}
+
+/* The register of 8 bytes at @addr if it is of those that are written. */
+static uint64_t *settable64(VfetchFunction *f, hwaddr addr)
+{
+    uint32_t reg;
+    VfetchQueue *q = queue_at(f, addr, &reg);
+
+    if (f->index == 0 && addr == VFETCH_REG_PART_BASE) {
+        return &f->dev->part_base;
+    }
+    if (f->index == 0 && addr == VFETCH_REG_PART_SIZE) {
+        return &f->dev->part_size;
+    }
+    if (q && reg == VFETCH_QREG_SQ_BASE) {
+        return &q->sq_base;
+    }
+    if (q && reg == VFETCH_QREG_CQ_BASE) {
+        return &q->cq_base;
+    }
+    return NULL;
+}
+
+/* The same, if it can be written now: a queue's only while that is disabled. */
+static uint64_t *writable64(VfetchFunction *f, hwaddr addr)
+{
+    uint32_t reg;
+    VfetchQueue *q = queue_at(f, addr, &reg);
+
+    return q && q->enabled ? NULL : settable64(f, addr);
+}
+
+#define COUNTER(reg, field) { reg, offsetof(VfetchCounters, field) }
+
+static const struct {
+    hwaddr reg;
+    size_t offset;              /* of a uint64_t */
+} counters64[] = {
+    COUNTER(VFETCH_REG_BYTES_READ, bytes_read),
+    COUNTER(VFETCH_REG_BYTES_WRITTEN, bytes_written),
+    COUNTER(VFETCH_REG_BYTES_INTERNAL, bytes_internal),
+    COUNTER(VFETCH_REG_TRANSFERS, transfers),
+    COUNTER(VFETCH_REG_ERRORS, errors),
+    COUNTER(VFETCH_REG_QUEUE_ERRORS, queue_errors),
+    COUNTER(VFETCH_REG_BUSY_NS, busy_ns),
+    COUNTER(VFETCH_REG_WAIT_NS, wait_ns),
+    COUNTER(VFETCH_REG_INTERRUPTS, interrupts),
+};
+
+static bool counter_read64(VfetchFunction *f, hwaddr addr, uint64_t *val)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(counters64); i++) {
+        if (counters64[i].reg == addr) {
+            *val = *(uint64_t *)((char *)&f->count + counters64[i].offset);
             return true;
-        case VFETCH_REG_PART_COUNT:
-            *val = d->total_vfs + 1;
-            return true;
-        case VFETCH_REG_PART_WEIGHT:
-            *val = d->part_weight;
-            return true;
-        case VFETCH_REG_PART_COMMAND:
-            *val = 0;
-            return true;
-        case VFETCH_REG_PART_RESULT:
-            *val = d->part_result;
-            return true;
-        case VFETCH_REG_PART_GRANULE:
-            *val = VFETCH_PART_GRANULE;
-            return true;
-        default:
-            break;
         }
     }
-    return queue_read32(f, addr, val);
+    return false;
 }
 
 static bool read64(VfetchFunction *f, hwaddr addr, uint64_t *val)
 {
-    VfetchDevice *d = f->dev;
-    VfetchQueue *q;
-    uint32_t reg;
+    const uint64_t *settable = settable64(f, addr);
 
+    if (settable) {
+        *val = *settable;
+        return true;
+    }
+    if (f->index == 0 && addr == VFETCH_REG_MEM_TOTAL) {
+        *val = f->dev->mem_size;
+        return true;
+    }
     switch (addr) {
     case VFETCH_REG_MEM_SIZE:
         *val = f->size;
@@ -167,61 +240,9 @@ static bool read64(VfetchFunction *f, hwaddr addr, uint64_t *val)
     case VFETCH_REG_TIME:
         *val = vfetch_now();
         return true;
-    case VFETCH_REG_BYTES_READ:
-        *val = f->count.bytes_read;
-        return true;
-    case VFETCH_REG_BYTES_WRITTEN:
-        *val = f->count.bytes_written;
-        return true;
-    case VFETCH_REG_BYTES_INTERNAL:
-        *val = f->count.bytes_internal;
-        return true;
-    case VFETCH_REG_TRANSFERS:
-        *val = f->count.transfers;
-        return true;
-    case VFETCH_REG_ERRORS:
-        *val = f->count.errors;
-        return true;
-    case VFETCH_REG_QUEUE_ERRORS:
-        *val = f->count.queue_errors;
-        return true;
-    case VFETCH_REG_BUSY_NS:
-        *val = f->count.busy_ns;
-        return true;
-    case VFETCH_REG_WAIT_NS:
-        *val = f->count.wait_ns;
-        return true;
-    case VFETCH_REG_INTERRUPTS:
-        *val = f->count.interrupts;
-        return true;
     default:
-        break;
+        return counter_read64(f, addr, val);
     }
-    if (f->index == 0) {
-        switch (addr) {
-        case VFETCH_REG_PART_BASE:
-            *val = d->part_base;
-            return true;
-        case VFETCH_REG_PART_SIZE:
-            *val = d->part_size;
-            return true;
-        case VFETCH_REG_MEM_TOTAL:
-            *val = d->mem_size;
-            return true;
-        default:
-            break;
-        }
-    }
-    q = queue_at(f, addr, &reg);
-    if (q && reg == VFETCH_QREG_SQ_BASE) {
-        *val = q->sq_base;
-        return true;
-    }
-    if (q && reg == VFETCH_QREG_CQ_BASE) {
-        *val = q->cq_base;
-        return true;
-    }
-    return false;
 }
 
 static bool queue_write32(VfetchFunction *f, hwaddr addr, uint32_t val)
@@ -256,48 +277,27 @@ static bool queue_write32(VfetchFunction *f, hwaddr addr, uint32_t val)
     }
 }
 
-static bool write32(VfetchFunction *f, hwaddr addr, uint32_t val)
+static bool partition_write32(VfetchDevice *d, hwaddr addr, uint32_t val)
 {
-    VfetchDevice *d = f->dev;
-
-    if (f->index == 0) {
-        switch (addr) {
-        case VFETCH_REG_PART_INDEX:
-            vfetch_part_select(d, val);
-            return true;
-        case VFETCH_REG_PART_WEIGHT:
-            d->part_weight = val;
-            return true;
-        case VFETCH_REG_PART_COMMAND:
-            vfetch_part_command(d, val);
-            return true;
-        default:
-            break;
-        }
+    switch (addr) {
+    case VFETCH_REG_PART_INDEX:
+        vfetch_part_select(d, val);
+        return true;
+    case VFETCH_REG_PART_WEIGHT:
+        d->part_weight = val;
+        return true;
+    case VFETCH_REG_PART_COMMAND:
+        vfetch_part_command(d, val);
+        return true;
+    default:
+        return false;
     }
-    return queue_write32(f, addr, val);
 }
 
-/* The register of 8 bytes at @addr if it can be written, else NULL. */
-static uint64_t *writable64(VfetchFunction *f, hwaddr addr)
+static bool write32(VfetchFunction *f, hwaddr addr, uint32_t val)
 {
-    VfetchDevice *d = f->dev;
-    uint32_t reg;
-    VfetchQueue *q = queue_at(f, addr, &reg);
-
-    if (f->index == 0 && addr == VFETCH_REG_PART_BASE) {
-        return &d->part_base;
-    }
-    if (f->index == 0 && addr == VFETCH_REG_PART_SIZE) {
-        return &d->part_size;
-    }
-    if (q && !q->enabled && reg == VFETCH_QREG_SQ_BASE) {
-        return &q->sq_base;
-    }
-    if (q && !q->enabled && reg == VFETCH_QREG_CQ_BASE) {
-        return &q->cq_base;
-    }
-    return NULL;
+    return (f->index == 0 && partition_write32(f->dev, addr, val)) ||
+           queue_write32(f, addr, val);
 }
 
 static bool whole_access(hwaddr addr, unsigned size)
@@ -347,13 +347,8 @@ static void regs_write(void *opaque, hwaddr addr, uint64_t val, unsigned size)
     vfetch_messages_send(d);
 }
 
-static const MemoryRegionOps regs_ops = {
-    .read = regs_read,
-    .write = regs_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
-};
+static const MemoryRegionOps regs_ops =
+    VFETCH_REGION_OPS(regs_read, regs_write);
 
 void vfetch_regs_init(VfetchFunction *f, Object *owner)
 {

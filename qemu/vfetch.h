@@ -265,6 +265,17 @@ static inline uint64_t vfetch_ones(unsigned size)
     return size >= 8 ? UINT64_MAX : (UINT64_C(1) << (8 * size)) - 1;
 }
 
+/* Accesses of all sizes and alignments come through: the handlers decide. */
+#define VFETCH_REGION_OPS(on_read, on_write) {                                 \
+    .read = on_read,                                                           \
+    .write = on_write,                                                         \
+    .endianness = DEVICE_LITTLE_ENDIAN,                                        \
+    .valid = { .min_access_size = 1, .max_access_size = 8,                     \
+               .unaligned = true },                                            \
+    .impl = { .min_access_size = 1, .max_access_size = 8,                      \
+              .unaligned = true },                                             \
+}
+
 static inline bool vfetch_ignores_access(VfetchDevice *d)
 {
     return d->gone || d->in_message;
