@@ -30,12 +30,12 @@
 #define NEVER INT64_MAX
 
 /*
- * Events and bytes performed in one go. Beyond them the timer continues at
- * once, so that the main loop is never held up for long: on a busy host the
- * link, which is about as fast as memcpy, may fall behind the clock.
+ * Events and work (vfetch.h) performed in one go. Beyond them the timer
+ * continues at once, so that the main loop is never held up for long: on a busy
+ * host the link, which is about as fast as memcpy, may fall behind the clock.
  */
 #define BUDGET_EVENTS   4096
-#define BUDGET_BYTES    (4 * 1024 * 1024)
+#define BUDGET_WORK     (4 * 1024 * 1024)
 
 typedef enum EventKind {
     EV_NONE,
@@ -346,7 +346,6 @@ static void lane_end(VfetchTransfer *x, int64_t now)
 void vfetch_link_run(VfetchDevice *d)
 {
     int64_t now = vfetch_now();
-    uint64_t bytes = 0;
     Event e;
 
     if (d->gone) {
@@ -355,26 +354,21 @@ void vfetch_link_run(VfetchDevice *d)
     if (QTAILQ_EMPTY(&d->busy) && QTAILQ_EMPTY(&d->due)) {
         return;
     }
-    for (int events = 0; events < BUDGET_EVENTS && bytes < BUDGET_BYTES;
+    d->work = 0;
+    for (int events = 0; events < BUDGET_EVENTS && d->work < BUDGET_WORK;
          events++) {
         e = next_event(d, false);
         if (e.kind == EV_NONE || e.at > now) {
             break;
         }
         switch (e.kind) {
-        case EV_DUE: {
-            VfetchTransfer *x = QTAILQ_FIRST(&d->due);
-
-            bytes += x->bytes;
-            vfetch_transfer_due(x, e.at);
+        case EV_DUE:
+            vfetch_transfer_due(QTAILQ_FIRST(&d->due), e.at);
             break;
-        }
         case EV_LINK_END:
-            bytes += d->cur_bytes;
             link_end(d);
             break;
         case EV_LANE_END:
-            bytes += e.x->service == VFETCH_BY_MEMORY ? e.x->bytes : 0;
             lane_end(e.x, e.at);
             break;
         case EV_LINK_START:

@@ -23,6 +23,7 @@ static bool dma(VfetchFunction *f, uint64_t addr, void *buf, uint64_t len,
     if (f->dev->gone) {
         return false;
     }
+    f->dev->work += VFETCH_ACCESS_WORK + len;
     return pci_dma_rw(f->pci, addr, buf, len, dir, ram_only) == MEMTX_OK;
 }
 
@@ -197,6 +198,7 @@ static void move_memory(VfetchTransfer *x)
                 d->mem + f->base + x->host_addr, x->bytes);
     }
     x->moved = x->bytes;
+    d->work += x->bytes;
     f->count.bytes_internal += x->bytes;
 }
 

@@ -40,6 +40,12 @@
 #define VFETCH_PART_GRANULE     (64 * 1024)
 #define VFETCH_DEFAULT_WEIGHT   16
 
+/*
+ * Work is counted in bytes moved. Finding out where a bus address is takes
+ * about as long as moving so many: scatter lists may have entries of one byte.
+ */
+#define VFETCH_ACCESS_WORK      1024
+
 /* Descriptors of one queue that are fetched and not completed, at most. */
 #define VFETCH_MAX_INFLIGHT     256
 
@@ -243,6 +249,7 @@ struct VfetchDevice {
     int64_t cur_end;
     int64_t link_free;          /* when the last quantum ended */
     uint64_t share;             /* virtual time */
+    uint64_t work;              /* done since vfetch_link_run() began */
     QTAILQ_HEAD(, VfetchTransfer) due; /* DELAYED and LATE, soonest first */
 
     /* Faults on demand (fault.c). */
