@@ -17,16 +17,18 @@ void vfetch_message(VfetchFunction *f, uint32_t vector)
 {
     if (vector < VFETCH_MSIX_VECTORS) {
         f->messages |= 1u << vector;
+        f->dev->messages = true;
     }
 }
 
 /* A message may have unplugged the device when this returns. */
 void vfetch_messages_send(VfetchDevice *d)
 {
-    if (d->in_message) {
+    if (!d->messages || d->in_message) {
         return;
     }
     object_ref(OBJECT(d));
+    d->messages = false;
     d->in_message = true;
     for (uint32_t i = 0; i <= d->total_vfs; i++) {
         VfetchFunction *f;

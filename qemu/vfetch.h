@@ -231,6 +231,7 @@ struct VfetchDevice {
     QEMUTimer *removal;         /* from surprise removal to unrealizing */
     int64_t removal_by;         /* whatever the guest does */
     bool slot_was_on;           /* its indicator, at the last look */
+    bool messages;              /* a function may have some */
     bool in_message;            /* a message is being sent */
 
     /* Partition registers. */
