@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
 #include "qemu/bswap.h"
+#include "qemu/log.h"
 #include "vfetch.h"
 
 #define FETCH_BATCH 32
@@ -46,6 +47,8 @@ static void queue_error(VfetchQueue *q, uint8_t error)
     if (q->error != VFETCH_QERR_NONE) {
         return;
     }
+    qemu_log_mask(LOG_GUEST_ERROR, "vfetch: function %u, queue %u: error %u\n",
+                  q->fn->index, q->index, error);
     q->error = error;
     q->stop_untold = q->enabled;
     q->fn->count.queue_errors++;

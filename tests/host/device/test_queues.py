@@ -54,6 +54,13 @@ class LifeCycle(DeviceTest):
         self.assertEqual(q.get(HW.QREG_SQ_HEAD), 1)
         self.assertStatus(q.run(HW.OP_FENCE), HW.STATUS_OK)
 
+    def test_reset_counts_when_both_bits_of_control_are_written(self):
+        q = self.pf().queue()
+        q.run(HW.OP_FENCE)
+        for value in (HW.QCTL_RESET | HW.QCTL_ENABLE, 0xFFFFFFFC):
+            q.set(HW.QREG_CONTROL, value)
+            self.assertEqual(q.status(), 0)
+
     def test_every_order_works(self):
         for order in range(HW.MIN_ORDER, HW.MAX_ORDER + 1):
             q = self.pf().queue(order=order)
@@ -155,6 +162,12 @@ class Errors(DeviceTest):
         q = self.pf().queue(order=3)
         q.ring(9)
         self.assertStopped(q, HW.QERR_SQ_TAIL)
+
+    def test_a_stop_is_in_qemus_log(self):
+        pf = self.pf(qemu=("-d", "guest_errors"))
+        q = pf.queue(1)
+        q.ring(0x8000)
+        self.assertIn(f"vfetch: function 0, queue 1: error {HW.QERR_SQ_TAIL}", pf.m.output())
 
     def test_sq_tail_backwards(self):
         q = self.pf().queue(order=3)
