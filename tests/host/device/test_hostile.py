@@ -3,6 +3,7 @@
 
 import os
 import random
+import unittest
 
 from case import DeviceTest
 from lib import HW
@@ -133,6 +134,7 @@ class Hostile(DeviceTest):
         pf.m.step(1_000_000)
         self.assertEqual(pf.counter("DEPTH"), 0)
 
+    @unittest.skipIf("VFETCH_DEVICE_WRAP" in os.environ, "checkers of memory keep what is freed")
     def test_scatter_lists_of_held_completions_take_no_memory(self):
         pf = self.pf(queues=8)
         entries = pf.reg(HW.REG_MAX_SG)
