@@ -86,7 +86,9 @@ def say(text):
 def qemu_command(a, work, fds, clock):
     """QEMU's arguments; `fds`: the other ends of our pipes and sockets."""
     append = ("console=ttyS0,115200 loglevel=8 panic=-1 oops=panic nokaslr mitigations=off random.trust_cpu=on "
-              "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1")
+              "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1 "
+              # Two emulated processors on a busy machine can be without time for long; our own limits find hangs.
+              "rcupdate.rcu_cpu_stall_timeout=180")
     cpu, accel = "max", "tcg,thread=multi"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
            "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
