@@ -59,10 +59,8 @@ fn plug_in_again(vfs: u32, address: &std::path::Path) -> Result<()> {
         })
     };
     ensure!(nodes() == 0, "{} nodes are left", nodes());
-    // Linux keeps the slot off for a second, and QEMU ejects what comes before that is over.
-    thread::sleep(ms(2000));
     let start = Instant::now();
-    // The host's side of it takes a moment too.
+    // Linux keeps the slot off for a second. Until that is over the device is still in it, and no other fits.
     while let Err(error) = qmp(
         r#"{"execute": "device_add", "arguments": {"driver": "vfetch", "bus": "rp0", "id": "vf0", "x-test": true}}"#,
     ) {
