@@ -14,7 +14,15 @@ pub struct PageMask([u64; WORDS]);
 
 impl From<Region> for PageMask {
     fn from(region: Region) -> Self {
-        Self::ALL.within(region)
+        // By far the most frequent one.
+        if region == Region::BLOCK {
+            return Self::ALL;
+        }
+        let mut words = [0; WORDS];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = region.bits(index);
+        }
+        Self(words)
     }
 }
 
@@ -45,6 +53,11 @@ impl PageMask {
     #[must_use]
     pub const fn words(&self) -> &[u64; WORDS] {
         &self.0
+    }
+
+    /// The same, to change.
+    pub(super) fn words_mut(&mut self) -> &mut [u64; WORDS] {
+        &mut self.0
     }
 
     /// Adds one page.
@@ -126,11 +139,7 @@ impl PageMask {
     /// The pages of `region` that are in the set.
     #[must_use]
     pub fn within(&self, region: Region) -> Self {
-        let mut words = self.0;
-        for (index, word) in words.iter_mut().enumerate() {
-            *word &= region.bits(index);
-        }
-        Self(words)
+        self.and(&region.into())
     }
 
     /// Whether a page is in both sets.

@@ -60,7 +60,10 @@ pub(crate) fn bounds() -> impl Strategy<Value = Bounds> {
             })
         })
     });
-    prop_oneof![1 => Just(Bounds::BLOCK), 4 => any]
+    // Padding of as many leaves as there are pages before the max region: a leaf has its page's number.
+    let unmoved = (0..GROUP_PAGES, 0..=PAGES)
+        .prop_map(|(first, outer)| Bounds::new(0, PAGES, Region::clipped(first, outer)).unwrap());
+    prop_oneof![1 => Just(Bounds::BLOCK), 1 => unmoved, 4 => any]
 }
 
 /// A threshold, the ends more often than by chance.

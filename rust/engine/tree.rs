@@ -25,6 +25,7 @@ use super::mask::{PageMask, WORDS};
 use super::page::{PageIndex, Region, GROUP_PAGES, PAGES};
 
 pub mod reference;
+mod select;
 
 /// How a selected node is translated back to pages of the block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -84,11 +85,6 @@ impl Threshold {
     #[must_use]
     pub const fn exceeded(self, count: usize, size: usize) -> bool {
         count.saturating_mul(100) > size.saturating_mul(self.0 as usize)
-    }
-
-    /// The lowest count that exceeds it in a node of `size` leaves, at most 512: from 1 to `size + 1`.
-    const fn need(self, size: u64) -> u64 {
-        size.wrapping_mul(self.0 as u64) / 100 + 1
     }
 }
 
@@ -191,10 +187,30 @@ pub fn decide(input: &Input<'_>) -> PageMask {
         return PageMask::EMPTY;
     }
     let tree = Tree::new(input);
-    let selected = tree.select(input.threshold, &tree.faults);
-    tree.pages_for(input.mode, input.threshold, &selected)
-        .minus(input.faulted)
-        .minus(input.thrashing)
+    let selected = select::select(
+        input.threshold,
+        tree.leaves,
+        tree.set.words(),
+        tree.faults.words(),
+        tree.grown.words(),
+    );
+    let selected = PageMask::from_words(selected);
+    let pages = if tree.is_moved() {
+        tree.pages_for(input.mode, input.threshold, &selected)
+    } else {
+        // Leaves are pages, and no head can be lost.
+        selected
+    };
+    let allowed = PageMask::from(tree.max_region);
+    let mut hint = PageMask::EMPTY;
+    let left_out = input.faulted.words().iter().zip(input.thrashing.words());
+    let pages = pages.words().iter().zip(allowed.words());
+    for (hint, ((pages, allowed), (faulted, thrashing))) in
+        hint.words_mut().iter_mut().zip(pages.zip(left_out))
+    {
+        *hint = pages & allowed & !(faulted | thrashing);
+    }
+    hint
 }
 
 /// A node of the tree.
@@ -234,6 +250,8 @@ pub struct Tree {
     set: PageMask,
     /// Leaves of faulted pages that are not thrashing.
     faults: PageMask,
+    /// Units that growth set as a whole, as far as their leaves exist, and that have no padding.
+    grown: PageMask,
 }
 
 impl Tree {
@@ -246,40 +264,62 @@ impl Tree {
             Walk::Ats => None,
         };
         let offset = padding.unwrap_or(0);
-        let mut set = [0; WORDS];
-        let mut faults = [0; WORDS];
-        let mut thrashing = [0; WORDS];
-        let pages = (input.resident.words().iter())
-            .zip(input.faulted.words())
-            .zip(input.thrashing.words());
-        let leaves = set.iter_mut().zip(&mut faults).zip(&mut thrashing);
-        for (index, (((set, fault), thrash), ((resident, faulted), thrashing))) in
-            leaves.zip(pages).enumerate()
-        {
-            let allowed = max_region.bits(index);
-            *set = (resident | faulted) & allowed;
-            *fault = faulted & !thrashing & allowed;
-            *thrash = thrashing & allowed;
-        }
-        let [set, faults, thrashing] = [set, faults, thrashing].map(PageMask::from_words);
+        let grows = padding.is_some();
+        let allowed = PageMask::from(max_region);
         let mut tree = Self {
             max_region,
             offset,
             leaves: max_region.len() + offset,
-            set,
-            faults,
+            set: PageMask::EMPTY,
+            faults: PageMask::EMPTY,
+            grown: PageMask::EMPTY,
         };
-        tree.set = tree.leaves_for(&set);
-        tree.faults = tree.leaves_for(&faults);
-        match (input.walk, padding) {
-            (Walk::Managed, Some(_)) => tree.grow(&tree.leaves_for(&thrashing)),
-            // No whole 64 KiB: one unit.
-            (Walk::Managed, None) if !tree.faults.is_empty() && thrashing.is_empty() => {
-                tree.set = tree.valid().into();
+        // Leaves and pages are the same in most blocks, so growth is done on the way.
+        let grows_here = grows && !tree.is_moved();
+        let pages = (allowed.words().iter())
+            .zip(input.resident.words())
+            .zip(input.faulted.words().iter().zip(input.thrashing.words()));
+        let leaves = (tree.set.words_mut().iter_mut()).zip(
+            tree.faults
+                .words_mut()
+                .iter_mut()
+                .zip(tree.grown.words_mut()),
+        );
+        for ((set, (fault, grown)), ((allowed, resident), (faulted, thrashing))) in
+            leaves.zip(pages)
+        {
+            *fault = faulted & !thrashing & allowed;
+            *set = (resident | faulted) & allowed;
+            if grows_here && *fault != 0 {
+                *grown = select::whole_groups(*fault) & !select::whole_groups(thrashing & allowed);
+                *set |= *grown & allowed;
             }
-            _ => {}
+        }
+        if tree.is_moved() {
+            tree.set = tree.leaves_for(&tree.set);
+            tree.faults = tree.leaves_for(&tree.faults);
+            if grows {
+                tree.grow(&tree.leaves_for(&input.thrashing.and(&allowed)));
+            }
+        }
+        if offset != 0 {
+            // The first unit has padding: it is not all set.
+            tree.grown.remove(Region::clipped(0, GROUP_PAGES));
+        }
+        if input.walk == Walk::Managed
+            && !grows
+            && !tree.faults.is_empty()
+            && !input.thrashing.intersects(&allowed)
+        {
+            // No whole 64 KiB: one unit.
+            tree.set = tree.valid().into();
         }
         tree
+    }
+
+    /// Whether leaves have other numbers than their pages.
+    const fn is_moved(&self) -> bool {
+        self.offset != self.max_region.first()
     }
 
     /// The leaves that stand for pages.
@@ -289,13 +329,13 @@ impl Tree {
 
     /// Sets every 64 KiB that hold a fault and no thrashing page.
     fn grow(&mut self, thrashing: &PageMask) {
-        let valid = self.valid();
-        let mut set = *self.set.words();
+        let mut grown = [0; WORDS];
         let units = self.faults.words().iter().zip(thrashing.words());
-        for (index, (set, (fault, thrash))) in set.iter_mut().zip(units).enumerate() {
-            *set |= whole_groups(*fault) & !whole_groups(*thrash) & valid.bits(index);
+        for (grown, (fault, thrash)) in grown.iter_mut().zip(units) {
+            *grown = select::whole_groups(*fault) & !select::whole_groups(*thrash);
         }
-        self.set = PageMask::from_words(set);
+        self.grown = PageMask::from_words(grown);
+        self.set = self.set.or(&self.grown.within(self.valid()));
     }
 
     /// Pages of the max region as leaves.
@@ -322,43 +362,13 @@ impl Tree {
     /// The leaves of all nodes that are over `threshold`, below 100, and hold one of `faults`. Padding and what is
     /// beyond the last leaf are part of them.
     fn select(&self, threshold: Threshold, faults: &PageMask) -> PageMask {
-        let mut selected = [0; WORDS];
-        let mut counts = [0; WORDS];
-        for (count, word) in counts.iter_mut().zip(self.set.words()) {
-            *count = word.count_ones() as usize;
-        }
-        let faults = faults.words();
-
-        // Nodes of whole words, from the root down.
-        for height in (6..=ROOT_HEIGHT).rev() {
-            let words = 1 << (height - 6);
-            let nodes = (counts.chunks_exact(words))
-                .zip(faults.chunks_exact(words))
-                .zip(selected.chunks_exact_mut(words));
-            for (index, ((counts, faults), selected)) in nodes.enumerate() {
-                let size = (self.leaves.saturating_sub(index << height)).min(1 << height);
-                if faults.iter().any(|fault| *fault != 0)
-                    && threshold.exceeded(counts.iter().sum(), size)
-                {
-                    selected.fill(u64::MAX);
-                }
-            }
-        }
-
-        // Nodes inside words.
-        let whole = Levels::new(threshold);
-        let last = self.leaves / 64;
-        let words = self.set.words().iter().zip(faults).zip(&mut selected);
-        for (index, ((set, fault), selected)) in words.enumerate() {
-            if *fault != 0 && *selected == 0 {
-                *selected = if index == last {
-                    whole.cut(threshold, self.leaves % 64).select(*set, *fault)
-                } else {
-                    whole.select(*set, *fault)
-                };
-            }
-        }
-        PageMask::from_words(selected)
+        PageMask::from_words(select::select(
+            threshold,
+            self.leaves,
+            self.set.words(),
+            faults.words(),
+            self.grown.words(),
+        ))
     }
 
     /// The pages of all nodes of height `height`, at most [`ROOT_HEIGHT`], that are over `threshold` and hold a fault of a page
@@ -498,84 +508,6 @@ fn nodes_with(leaves: &PageMask, height: u32) -> PageMask {
         at += size;
     }
     nodes
-}
-
-/// All bits of every run of 16 that has one set.
-const fn whole_groups(word: u64) -> u64 {
-    const LOW: u64 = !HIGH;
-    const HIGH: u64 = 0x8000_8000_8000_8000;
-    // The highest bit of each run that is not empty.
-    let any = (((word & LOW).wrapping_add(LOW)) | word) & HIGH;
-    any | any.wrapping_sub(any >> 15)
-}
-
-/// Heights of nodes that are smaller than a word: 1 to 5.
-const LEVELS: usize = 5;
-
-/// For nodes of heights 1 to 5: what to add to their counts, all those of a word at once, so that the highest bit
-/// of a node's bits says whether it is over the threshold: `2^(size - 1) - need`.
-#[derive(Clone, Copy)]
-struct Levels([u64; LEVELS]);
-
-impl Levels {
-    /// For words in which all leaves exist. `threshold` is below 100, so that a full node is over it.
-    fn new(threshold: Threshold) -> Self {
-        let mut add = [0; LEVELS];
-        for (height, add) in (1..).zip(&mut add) {
-            let size = 1 << height;
-            let lowest = u64::MAX / ((1 << size) - 1);
-            *add = (1u64 << (size - 1))
-                .wrapping_sub(threshold.need(size))
-                .wrapping_mul(lowest);
-        }
-        Self(add)
-    }
-
-    /// For the last word, which has `leaves` leaves, at most 63: at each height one node may be cut.
-    fn cut(self, threshold: Threshold, leaves: usize) -> Self {
-        let mut levels = self;
-        for (height, add) in (1..).zip(&mut levels.0) {
-            let size = 1 << height;
-            let first = leaves >> height << height;
-            // At most 31.
-            let left = (leaves - first) as u64;
-            if left != 0 {
-                *add = add
-                    .wrapping_add(threshold.need(size).wrapping_sub(threshold.need(left)) << first);
-            }
-        }
-        levels
-    }
-
-    /// The bits of all nodes inside the word that are over the threshold and hold a fault.
-    fn select(&self, set: u64, fault: u64) -> u64 {
-        const PAIRS: u64 = u64::MAX / 3;
-        const QUADS: u64 = u64::MAX / 0xf;
-        const BYTES: u64 = u64::MAX / 0xff;
-        const HALVES: u64 = u64::MAX / 0xffff;
-        const WORDS: u64 = u64::MAX / 0xffff_ffff;
-        let Self([add2, add4, add8, add16, add32]) = *self;
-
-        // Counts of nodes, and whether they hold a fault, in their lowest bits.
-        let count2 = set.wrapping_sub((set >> 1) & PAIRS);
-        let fault2 = (fault | (fault >> 1)) & PAIRS;
-        let count4 = (count2 & (QUADS * 3)).wrapping_add((count2 >> 2) & (QUADS * 3));
-        let fault4 = (fault2 | (fault2 >> 2)) & QUADS;
-        let count8 = count4.wrapping_add(count4 >> 4) & (BYTES * 0xf);
-        let fault8 = (fault4 | (fault4 >> 4)) & BYTES;
-        let count16 = count8.wrapping_add(count8 >> 8) & (HALVES * 0xff);
-        let fault16 = (fault8 | (fault8 >> 8)) & HALVES;
-        let count32 = count16.wrapping_add(count16 >> 16) & (WORDS * 0xffff);
-        let fault32 = (fault16 | (fault16 >> 16)) & WORDS;
-
-        // Whether a node is selected, in its lowest bit, from the largest down; a larger one selects its two parts.
-        let over32 = (count32.wrapping_add(add32) >> 31) & fault32;
-        let over16 = over32 | (over32 << 16) | ((count16.wrapping_add(add16) >> 15) & fault16);
-        let over8 = over16 | (over16 << 8) | ((count8.wrapping_add(add8) >> 7) & fault8);
-        let over4 = over8 | (over8 << 4) | ((count4.wrapping_add(add4) >> 3) & fault4);
-        let over2 = over4 | (over4 << 2) | ((count2.wrapping_add(add2) >> 1) & fault2);
-        over2 | (over2 << 1) | fault
-    }
 }
 
 #[cfg(test)]

@@ -125,6 +125,20 @@ fn a_thrashing_page_keeps_its_unit_from_growing() {
 }
 
 #[test]
+fn a_first_unit_with_padding_is_not_full() {
+    // 6 pages after 64 KiB, and so is the max region in the block: leaves are pages, and 6 of 16 are padding.
+    let case = case_of(0, 32, Region::new(6, 32).unwrap(), 83, &[10]);
+    for mode in [Mode::Compat, Mode::Strict] {
+        let hint = decide(&case.input(mode, Walk::Managed));
+        // [8, 16) is full, [0, 16) is not.
+        assert_eq!(
+            hint,
+            PageMask::from(Region::clipped(8, 16)).minus(&case.faulted)
+        );
+    }
+}
+
+#[test]
 fn a_cut_node_is_as_large_as_what_is_left_of_it() {
     // 3 of the last 5 pages of 21: the node [16, 32) is cut to 5.
     let case = case_of(0, 21, Region::new(0, 21).unwrap(), 59, &[16, 17, 18]);
@@ -146,8 +160,11 @@ fn bounds_are_inside_a_2_mib_range() {
 fn runs_of_16_are_made_whole() {
     for low in 0..=0xffffu64 {
         let whole = u64::from(low != 0) * 0xffff;
-        assert_eq!(whole_groups(low), whole);
-        assert_eq!(whole_groups((low << 48) | 0x8000), (whole << 48) | 0xffff);
+        assert_eq!(select::whole_groups(low), whole);
+        assert_eq!(
+            select::whole_groups((low << 48) | 0x8000),
+            (whole << 48) | 0xffff
+        );
     }
 }
 
