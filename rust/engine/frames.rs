@@ -225,6 +225,7 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::super::testing::cases;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -306,6 +307,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn no_frame_is_had_twice(total in 1u32..300, steps in prop::collection::vec((0u8..4, 1u32..80), 0..200)) {
             let mut map = map(total);

@@ -289,6 +289,7 @@ impl PageMask {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::super::testing::cases;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -303,6 +304,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_mask_is_a_set(steps in prop::collection::vec((region(), any::<bool>()), 0..20), ask in region()) {
             let mut mask = PageMask::EMPTY;

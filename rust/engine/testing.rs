@@ -10,6 +10,16 @@ use super::tree::{Bounds, Input, Mode, Threshold, Walk};
 use proptest::prelude::*;
 use std::vec::Vec;
 
+/// So many cases of a property; few under Miri, which is slow and looks for something else.
+pub(crate) fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: if cfg!(miri) { 3 } else { count },
+        // No files beside the sources.
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 /// Any region, also an empty one.
 pub(crate) fn region() -> impl Strategy<Value = Region> {
     (0..=PAGES, 0..=PAGES).prop_map(|(a, b)| Region::new(a.min(b), a.max(b)).unwrap())

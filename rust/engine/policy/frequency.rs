@@ -76,7 +76,7 @@ impl Policy for Frequency<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::super::page::{PageIndex, Region};
-    use super::super::super::testing::mask;
+    use super::super::super::testing::{cases, mask};
     use super::*;
     use proptest::prelude::*;
 
@@ -100,6 +100,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn followers_are_the_pages_behind(mask in mask(), degree in 0usize..600) {
             let mut expected = PageMask::EMPTY;

@@ -91,13 +91,15 @@ impl Policy for Lru<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::mask;
+    use super::super::super::testing::{cases, mask};
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn what_was_touched_last_is_remembered_in_order(
             va in 0usize..16,

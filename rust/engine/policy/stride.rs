@@ -80,7 +80,7 @@ impl Policy for Stride<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::mask;
+    use super::super::super::testing::{cases, mask};
     use super::*;
     use proptest::prelude::*;
     use std::vec::Vec;
@@ -130,6 +130,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn strides_are_those_of_all_faults_in_order(batches in prop::collection::vec(mask(), 0..6), degree in 1u32..64) {
             let mut state = State::default();

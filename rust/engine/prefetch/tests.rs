@@ -7,7 +7,7 @@
 use super::super::page::{PageIndex, Region};
 use super::super::params::{Aggressiveness, Micros, MinFaults, Neighbours, StrideDegree};
 use super::super::policy::{Action, Answer, Plan};
-use super::super::testing::{case, mask, region, Case};
+use super::super::testing::{case, cases, mask, region, Case};
 use super::super::tree::{self, Mode, Node, Threshold, Walk};
 use super::*;
 use proptest::prelude::*;
@@ -215,7 +215,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(cases(600))]
 
     #[test]
     fn sequences_of_batches_are_decided_as_described(steps in prop::collection::vec(step(), 1..20)) {
@@ -329,6 +329,8 @@ fn for_each_page(
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn multi_level_takes_the_largest_of_three_nodes(case in case()) {
         let params = with(Kind::MultiLevel, case.threshold);
@@ -513,6 +515,8 @@ fn raw_region() -> impl Strategy<Value = Option<(usize, usize)>> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn a_policy_from_outside_is_asked_for_each_page(
         case in case(),
@@ -602,6 +606,8 @@ impl<P: Policy> Policy for EachPage<P> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn asked_page_by_page_simple_policies_want_the_same(case in case()) {
         let params = with(Kind::Fixed, case.threshold);

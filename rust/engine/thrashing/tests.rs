@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use super::super::testing::mask;
+use super::super::testing::{cases, mask};
 use super::*;
 use proptest::prelude::*;
 use std::boxed::Box;
@@ -481,7 +481,7 @@ fn params() -> impl Strategy<Value = Params> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn the_automaton_is_the_table(params in params(), steps in prop::collection::vec(step(), 1..200)) {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use super::super::testing::{bounds, case, page, Case, WAYS};
+use super::super::testing::{bounds, case, cases, page, Case, WAYS};
 use super::*;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -156,7 +156,35 @@ fn bounds_are_inside_a_2_mib_range() {
     assert_eq!(Threshold::new(101), None);
 }
 
+/// Every place and size of a max region in a block: where padding is, against the description of step 5.
 #[test]
+#[cfg_attr(miri, ignore = "many")]
+fn padding_is_as_described_for_every_region() {
+    for va in 0..GROUP_PAGES {
+        let pages = PAGES - va;
+        for first in 0..=pages {
+            for outer in first..=pages {
+                let bounds = Bounds::new(va, pages, Region::clipped(first, outer)).unwrap();
+                let (first, outer) = (bounds.max_region().first(), bounds.max_region().outer());
+                // Pages to the first boundary, and from the last one.
+                let before = (GROUP_PAGES - (va + first) % GROUP_PAGES) % GROUP_PAGES;
+                let after = (va + outer) % GROUP_PAGES;
+                let has_big_group = outer - first >= before + GROUP_PAGES + after;
+                let offset = if before > 0 { GROUP_PAGES - before } else { 0 };
+                let padding = bounds.padding();
+                assert_eq!(padding, has_big_group.then_some(offset), "{bounds:?}");
+                // The tree fits, and groups of leaves are groups of virtual addresses.
+                if let Some(padding) = padding {
+                    assert!(bounds.max_region().len() + padding <= PAGES);
+                    assert_eq!((va + first) % GROUP_PAGES, padding);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "many")]
 fn runs_of_16_are_made_whole() {
     for low in 0..=0xffffu64 {
         let whole = u64::from(low != 0) * 0xffff;
@@ -171,6 +199,7 @@ fn runs_of_16_are_made_whole() {
 /// Every small tree: all sizes to 12 pages, every place, all residencies and faults of one page or two, the
 /// thresholds between which anything changes.
 #[test]
+#[cfg_attr(miri, ignore = "many")]
 fn small_blocks_are_decided_as_described() {
     let thresholds = [0, 1, 24, 25, 33, 49, 50, 51, 66, 74, 75, 80, 99, 100];
     for va in [0, 1, 7, 13, 15] {
@@ -217,7 +246,7 @@ fn node_by_hand(tree: &Tree, page: PageIndex, height: u32) -> (Vec<PageIndex>, u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(cases(4000))]
 
     #[test]
     fn the_fast_way_and_the_reference_agree(case in case()) {
@@ -229,6 +258,8 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn a_hint_is_inside_the_max_region_and_holds_no_fault_and_no_thrashing_page(case in case()) {
         for (mode, walk) in WAYS {
