@@ -50,6 +50,8 @@ mkdir -p target/bench
 cp build/bench/results.json target/bench/
 cat build/bench/table.txt
 echo
+scripts/bench-engine.sh
+echo
 echo "  target/bench/results.json has these figures and more."
 if [ "${#runs[@]}" = 2 ]; then
   if cmp "${runs[0]}/results.json" "${runs[1]}/results.json" && cmp "${runs[0]}/table.txt" "${runs[1]}/table.txt"; then
