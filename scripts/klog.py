@@ -68,33 +68,51 @@ def read_allowed(path):
     return allowed
 
 
+# Reports of several lines: how the first and the last one are known. A warning, a
+# report of lockdep, and an object that kmemleak lists (which ends before the next).
+_BLOCKS = [
+    (re.compile(r"\[ cut here \]"), re.compile(r"---\[ end trace")),
+    (re.compile(r"WARNING: possible (circular|recursive|irq) lock|inconsistent lock state"), re.compile(r"</TASK>")),
+]
+_LEAK = re.compile(r"kmemleak: unreferenced object 0x")
+_LEAKS = re.compile(r"kmemleak: \d+ new suspected memory leak")
+
+
 def find(log, allowed=()):
     """The lines of `log` that report a defect and that nothing in `allowed`
-    covers. An expression that fits a line of a block "cut here … end trace"
-    covers all of the block."""
+    covers. An expression that fits a line of a report of several lines covers all of it."""
     ok = re.compile("|".join(f"(?:{r})" for r in allowed)) if allowed else None
     found = []
+    # That there are leaks says nothing more where each of them is listed.
+    listed = _LEAK.search(log) is not None
     for block in _blocks(log.splitlines()):
         if not (ok and any(ok.search(line) for line in block)):
-            found += [line for line in block if _REPORT.search(line)]
+            found += [line for line in block if _REPORT.search(line) and not (listed and _LEAKS.search(line))]
     return found
 
 
 def _blocks(lines):
-    """`lines` one by one, and those of a warning together."""
-    block = None
+    """`lines` one by one, and those of a report together."""
+    block, end = None, None
     for line in lines:
-        if "[ cut here ]" in line:
+        if end is _LEAK and (_LEAK.search(line) or "kmemleak: " not in line):
+            yield block
+            block, end = None, None
+        started = next((last for first, last in _BLOCKS if first.search(line)), None)
+        if started or (end is None and _LEAK.search(line)):
             for earlier in block or ():
                 yield [earlier]
-            block = [line]
+            block, end = [line], started or _LEAK
         elif block is None:
             yield [line]
         else:
             block.append(line)
-            if "---[ end trace" in line:
+            if end is not _LEAK and end.search(line):
                 yield block
-                block = None
+                block, end = None, None
+    if end is _LEAK:
+        yield block
+        block = None
     # One without an end covers nothing but itself.
     for line in block or ():
         yield [line]

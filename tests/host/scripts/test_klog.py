@@ -72,6 +72,28 @@ class Find(unittest.TestCase):
         log = "\n".join(self.WARNING[:-1] + ["[ 2.0] ------------[ cut here ]------------"] + DEFECTS[:1])
         self.assertEqual(len(klog.find(log, ["known trouble"])), 5)
 
+    LOCKDEP = ["[ 1.0] WARNING: possible circular locking dependency detected", "[ 1.0]        someone_locks+0x1/0x2",
+               "[ 1.0] stack backtrace:", "[ 1.0] Call Trace:", "[ 1.0]  <TASK>", "[ 1.0]  </TASK>"]
+
+    def test_what_fits_one_line_of_lockdeps_report_covers_all_of_it(self):
+        log = "\n".join(self.LOCKDEP + DEFECTS[:1])
+        self.assertEqual(klog.find(log, ["someone_locks"]), DEFECTS[:1])
+        self.assertEqual(len(klog.find(log, ["someone_else"])), 3)
+
+    LEAKS = ["[ 1.0] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+             "[ 2.0] kmemleak: unreferenced object 0xffff888000000000 (size 64):", "[ 2.0] kmemleak: known_leak+0x1/0x2",
+             "[ 2.0] kmemleak: unreferenced object 0xffff888000000040 (size 64):", "[ 2.0] kmemleak: ours+0x1/0x2"]
+
+    def test_each_leak_is_a_report_of_its_own(self):
+        log = "\n".join(self.LEAKS)
+        self.assertEqual(klog.find(log), [self.LEAKS[1], self.LEAKS[3]])
+        self.assertEqual(klog.find(log, ["known_leak"]), [self.LEAKS[3]])
+        self.assertEqual(klog.find(log, ["known_leak", "ours"]), [])
+        self.assertEqual(klog.find("\n".join(self.LEAKS + DEFECTS[:1]), ["known_leak", "ours"]), DEFECTS[:1])
+
+    def test_leaks_that_are_not_listed_are_reported(self):
+        self.assertEqual(klog.find(self.LEAKS[0], ["known_leak"]), self.LEAKS[:1])
+
     def test_around_shows_what_follows(self):
         log = "\n".join(["before"] * 10 + [DEFECTS[0]] + ["trace"] * 3)
         shown = klog.around(log, klog.find(log)).splitlines()

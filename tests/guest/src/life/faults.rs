@@ -4,7 +4,7 @@
 //!
 //! The module is loaded with `timeout_ms=200 queue_entries=16`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -499,15 +499,20 @@ fn with_full_queue(bench: &Bench, f: impl Fn() -> Result<()>) -> Result<()> {
     let slots = bench.space.info()?.queue_entries;
     // On a busy machine the first may have timed out before the last has begun, or before `f` has seen it.
     let mut result = Err(anyhow!("the queue was never full"));
-    for _ in 0..10 {
+    for _ in 0..10 * factor() {
         bench.arm(Fault::read(hw::VFETCH_FAULT_STUCK))?;
-        let start = Instant::now();
+        let together = Barrier::new(slots as usize + 1);
         let done = thread::scope(|scope| {
             for n in 0..slots {
-                let space = &bench.space;
-                scope.spawn(move || space.read_at(&mut [0; 64], u64::from(n) * PAGE));
+                let (space, together) = (&bench.space, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    space.read_at(&mut [0; 64], u64::from(n) * PAGE)
+                });
             }
-            while start.elapsed() < TIMEOUT / 2 {
+            together.wait();
+            let start = Instant::now();
+            while start.elapsed() < TIMEOUT {
                 if bench.space.stats()?.in_flight == u64::from(slots) {
                     return Ok(Some(f()));
                 }
@@ -520,7 +525,7 @@ fn with_full_queue(bench: &Bench, f: impl Fn() -> Result<()>) -> Result<()> {
             break;
         }
     }
-    result.context("ten times")
+    result.context("every time")
 }
 
 fn full_queue_says_eagain_instead_of_waiting() -> Result<()> {
