@@ -59,6 +59,9 @@ pub type Aggressiveness = Bounded<0, 1000>;
 /// A time in microseconds, from 1 to 10 s.
 pub type Micros = Bounded<1, 10_000_000>;
 
+/// How long a page occupies the link, in nanoseconds: 1 to 1 ms.
+pub type PageNanos = Bounded<1, 1_000_000>;
+
 /// How a function decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Params {
@@ -84,6 +87,8 @@ pub struct Params {
     pub neighbours: Neighbours,
     /// How far ahead in time the fault-frequency-based policy prefetches.
     pub horizon_us: Micros,
+    /// What a page costs, as auto reckons.
+    pub page_ns: PageNanos,
 }
 
 impl Params {
@@ -100,6 +105,8 @@ impl Params {
         aggressiveness: Aggressiveness::clamped(100),
         neighbours: Neighbours::clamped(4),
         horizon_us: Micros::clamped(1_000),
+        // At 8 GB/s.
+        page_ns: PageNanos::clamped(512),
     };
 }
 

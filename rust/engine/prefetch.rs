@@ -495,6 +495,12 @@ pub fn feedback(
     });
 }
 
+/// What to bring of the neighbouring `block` as `ahead` says, as far as it is elsewhere.
+#[must_use]
+pub fn ahead_pages(block: &BlockState, ahead: &Ahead) -> PageMask {
+    block.auto.of_ahead(&ahead.pages)
+}
+
 /// Tells that `pages` of the neighbouring `block` are being brought as `ahead` said, or as many of those as are elsewhere: they
 /// are outstanding from now on.
 pub fn brought_ahead(

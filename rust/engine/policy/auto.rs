@@ -6,17 +6,25 @@
 //! touched, by a fault or as a prefetched page that was used, from its arrival until it is evicted, and how many of a
 //! 64 KiB unit's. Prefetched pages that are evicted unused were never touched and spared faults were, whatever was
 //! prefetched, so that learning needs no trials and reverts by itself when the use changes; newer blocks count
-//! more.
+//! more. Of a block that was evicted, its *footprint*: which pages had been touched.
 //!
-//! **What pays.** A page that is touched later and comes along now spares a fault; each page that comes along costs link time, and
-//! more where something has to be evicted for it. So the whole block is brought when
-//! `touched later * FAULT_NS > brought * PAGE_NS * pressure`; else what the tree selects over the pages that were really touched,
-//! with growth to 64 KiB where units are used densely enough for that.
+//! **What it costs.** A fault costs its share of a batch, by the number of faults that batches have had lately. A page that comes along and
+//! is not touched costs its way; where memory is full also the way of what goes for it, and a fault, as often as evicted blocks
+//! come back. Where they come back almost at once, whatever comes along displaces what is needed sooner, and each page
+//! is charged for that, touched or not.
 //!
-//! **One block ahead.** Where blocks are used densely one after the other, the next one comes along too while the link
-//! has headroom, but for one page: the fault of that one tells when to bring the one after it.
+//! **What pays.** Of a block that was here before its footprint, of another one the whole, when the faults that are spared are worth
+//! more than that; else what the tree selects over the pages that were really touched, with growth to 64 KiB where units are
+//! used densely enough. While memory is not full, the whole of a block of which nothing is known, and of one that is
+//! visited again and again. Nothing while the link has four blocks to carry already.
 //!
-//! It is as good as the caller's accounts: pages that are used but not reported to [`super::super::prefetch::feedback`] look unused.
+//! **One block ahead.** Where blocks are used densely one after the other, the next one (or its footprint) comes along too while the
+//! link has headroom, but for one page: the fault of that one tells when to bring the one after it.
+//!
+//! It is as good as the caller's accounts: pages that are used but not reported to [`super::super::prefetch::feedback`] look unused,
+//! and the pages that a block is evicted with have to be reported together.
+//!
+//! The constants were set on `tools/vfetch-sim/matrix/tuning.toml`.
 
 use super::super::mask::PageMask;
 use super::super::page::{PageIndex, Region, GROUP_PAGES, PAGES};
@@ -24,17 +32,32 @@ use super::super::prefetch::{Ahead, Batch, BlockId, Location, Outcome};
 use super::super::tree::{Input, Mode, Threshold, Tree, Walk};
 use super::{Plan, Policy, View};
 
-/// What a fault costs that could have been spared: of a batch's 30 us a share, and 1 us.
-const FAULT_NS: u64 = 4_000;
-
-/// What a page costs the link, at 8 GB/s.
-const PAGE_NS: u64 = 512;
+/// What a batch of faults costs, and each fault of it.
+const BATCH_NS: u64 = 30_000;
+const OF_BATCH_NS: u64 = 1_000;
 
 /// In percent: where more memory is in use, something has to be evicted for what comes along.
 const FULL: u8 = 95;
 
-/// The next block comes along while the link has no more than this to do: half a block.
-const HEADROOM_NS: u64 = PAGE_NS * PAGES as u64 / 2;
+/// What nobody needs yet comes along while the link has no more than so many pages to carry.
+const HEADROOM_PAGES: u64 = PAGES as u64 / 2;
+
+/// Nothing comes along while the link has more than so many pages to carry.
+const BACKLOG_PAGES: u64 = PAGES as u64 * 4;
+
+/// Whether the link has little to do.
+fn headroom(view: &View<'_>) -> bool {
+    view.batch.link_backlog_ns <= HEADROOM_PAGES * u64::from(view.params.page_ns.get())
+}
+
+/// A block that faults after so many batches of other blocks is visited anew.
+const APART: u32 = 16;
+
+/// Memory counts as full for so many batches after a block had to go.
+const FULL_BATCHES: u32 = 1024;
+
+/// 256 would charge every page that comes along with a fault where all that has gone is wanted back at once.
+const REGRET: u64 = 340;
 
 /// Neighbourhoods that are remembered; 12 bytes each.
 const NEIGHBOURHOODS: usize = 256;
@@ -120,6 +143,24 @@ pub struct FunctionState {
     near: [(Neighbourhood, Density); NEIGHBOURHOODS],
     /// The one that moved last is the first.
     streams: [Option<Stream>; STREAMS],
+    /// Blocks that are here, and how many have been evicted.
+    resident: u16,
+    evicted: u16,
+    /// Of the blocks that came back, how many had hardly gone; in 256ths, newer ones count more.
+    regretted: u16,
+    /// Of the pages that a block was evicted with, how many were touched when it had come back; in 256ths, newer ones
+    /// count more.
+    repeats: u16,
+    /// Blocks that were evicted, and those of them that came back soon enough; beyond 64 the older half is forgotten.
+    went: u16,
+    came_back: u16,
+    /// When the last batch was, its faults so far, and those of a batch in sixteenths, newer ones counting more.
+    now_ns: u64,
+    faults: u16,
+    mean_faults: u16,
+    /// Batches of a block so far, and when the last block was evicted.
+    batches: u32,
+    full_at: Option<u32>,
 }
 
 /// What is learnt of a block.
@@ -128,8 +169,13 @@ pub struct BlockState {
     neighbourhood: Neighbourhood,
     /// Pages that were touched since the block arrived, as far as they are still there.
     touched: PageMask,
-    /// Pages that were touched until it was evicted the last time.
-    before: Option<u16>,
+    /// Pages that were touched until it was evicted the last time; none if that never happened.
+    footprint: PageMask,
+    /// How many blocks had been evicted when it was.
+    evicted_at: Option<u16>,
+    /// When it faulted last, and how often it did after others had.
+    last: u32,
+    visits: u8,
 }
 
 impl BlockState {
@@ -137,8 +183,30 @@ impl BlockState {
     pub const NEW: Self = Self {
         neighbourhood: Neighbourhood(0),
         touched: PageMask::EMPTY,
-        before: None,
+        footprint: PageMask::EMPTY,
+        evicted_at: None,
+        last: 0,
+        visits: 0,
     };
+
+    /// Of `pages` that are to come ahead: what was used of the block before, if it was, but for the page that tells that
+    /// it is being used.
+    #[must_use]
+    pub fn of_ahead(&self, pages: &PageMask) -> PageMask {
+        let mut known = self.footprint.and(pages);
+        let wire = if pages.has(PageIndex::FIRST) {
+            self.footprint.last_before(PAGES)
+        } else {
+            self.footprint.first()
+        };
+        match wire {
+            Some(wire) => {
+                known.take(wire);
+                known
+            }
+            None => *pages,
+        }
+    }
 
     /// It is the state of `block`.
     pub fn is_at(&mut self, block: BlockId) {
@@ -164,6 +232,11 @@ impl Neighbourhood {
     }
 }
 
+/// A mean in which the newest value counts for an eighth.
+const fn moved_towards(mean: u16, value: u16) -> u16 {
+    (mean - mean / 8).saturating_add(value / 8)
+}
+
 /// How many 64 KiB units of `pages` have none of `before`.
 fn new_groups(pages: &PageMask, before: &PageMask) -> usize {
     let groups = |mask: &PageMask| {
@@ -184,6 +257,17 @@ impl FunctionState {
         all: Density::NEW,
         near: [(Neighbourhood(0), Density::NEW); NEIGHBOURHOODS],
         streams: [None; STREAMS],
+        resident: 0,
+        evicted: 0,
+        regretted: 0,
+        repeats: 128,
+        went: 0,
+        came_back: 0,
+        now_ns: 0,
+        faults: 0,
+        mean_faults: 10 * 16,
+        batches: 0,
+        full_at: None,
     };
 
     fn each(&mut self, block: &BlockState, change: impl Fn(&mut Density)) {
@@ -204,6 +288,7 @@ impl FunctionState {
         }
         if block.touched.is_empty() {
             self.each(block, Density::arrived);
+            self.resident = self.resident.saturating_add(1);
         }
         let (count, groups) = (new.count(), new_groups(&new, &block.touched));
         self.each(block, |density| density.touched(count, groups));
@@ -213,6 +298,28 @@ impl FunctionState {
     /// The pages of `batch` fault.
     pub fn faulted(&mut self, block: &mut BlockState, batch: &Batch<'_>, faulted: &PageMask) {
         block.is_at(batch.block);
+        if let Some(at) = block.evicted_at.take() {
+            let since = self.evicted.wrapping_sub(at);
+            let near = since <= (self.resident / 8).max(1);
+            self.regretted = moved_towards(self.regretted, if near { 256 } else { 0 });
+            if since <= self.resident.saturating_mul(2) {
+                self.came_back = self.came_back.saturating_add(1);
+            }
+        }
+        if batch.now_ns != self.now_ns {
+            // The blocks of a batch are served at the same time.
+            let of_last = self.faults.min(512) * 16;
+            self.mean_faults = moved_towards(self.mean_faults, of_last);
+            self.now_ns = batch.now_ns;
+            self.faults = 0;
+        }
+        let faults = u16::try_from(faulted.count()).unwrap_or(u16::MAX);
+        self.faults = self.faults.saturating_add(faults);
+        self.batches = self.batches.wrapping_add(1);
+        if block.visits == 0 || self.batches.wrapping_sub(block.last) > APART {
+            block.visits = block.visits.saturating_add(1);
+        }
+        block.last = self.batches;
         self.touch(block, faulted);
         self.follow(batch.block);
     }
@@ -240,8 +347,30 @@ impl FunctionState {
 
     fn gone(&mut self, block: &mut BlockState, pages: &PageMask) {
         let left = block.touched.minus(pages);
-        if left.is_empty() && !block.touched.is_empty() {
-            block.before = u16::try_from(block.touched.count()).ok();
+        if !block.touched.is_empty() && left.count() < pages.count() {
+            // The block has been evicted. What is left was touched on its way here: it comes back with that.
+            let before = block.footprint.count();
+            if before > 0 {
+                let again = block.touched.and(&block.footprint).count();
+                let share = u16::try_from(again * 256 / before).unwrap_or(256);
+                self.repeats = moved_towards(self.repeats, share);
+            }
+            block.footprint = block.touched;
+            block.evicted_at = Some(self.evicted);
+            self.evicted = self.evicted.wrapping_add(1);
+            self.full_at = Some(self.batches);
+            if self.went >= 64 {
+                self.went /= 2;
+                self.came_back /= 2;
+            }
+            self.went = self.went.saturating_add(1);
+            if left.is_empty() {
+                self.resident = self.resident.saturating_sub(1);
+            } else {
+                self.each(block, Density::arrived);
+                let (count, groups) = (left.count(), new_groups(&left, &PageMask::EMPTY));
+                self.each(block, |density| density.touched(count, groups));
+            }
         }
         block.touched = left;
     }
@@ -316,23 +445,88 @@ impl FunctionState {
 pub struct Auto<'a> {
     function: &'a FunctionState,
     block: &'a BlockState,
-    /// Whether the whole block is worth it.
-    whole: bool,
+    /// Whether blocks like this one are worth it as a whole.
+    dense: bool,
 }
 
-/// What a page costs that comes along.
-fn page_ns(batch: &Batch<'_>) -> u64 {
-    if batch.pressure >= FULL {
-        PAGE_NS * 2
-    } else {
-        PAGE_NS
+impl FunctionState {
+    /// Whether something has to go for what comes along. (Right after a block has gone there is room, for a moment.)
+    fn is_full(&self, view: &View<'_>) -> bool {
+        view.batch.pressure >= FULL
+            || self
+                .full_at
+                .is_some_and(|at| self.batches.wrapping_sub(at) < FULL_BATCHES)
+    }
+
+    /// What a fault costs: its share of a batch.
+    fn fault_ns(&self) -> u64 {
+        BATCH_NS * 16 / u64::from(self.mean_faults.max(16)) + OF_BATCH_NS
+    }
+
+    /// What it costs that pages come along.
+    fn costs(&self, view: &View<'_>) -> Costs {
+        let page_ns = u64::from(view.params.page_ns.get());
+        let fault_ns = self.fault_ns();
+        if !self.is_full(view) {
+            return Costs {
+                fault_ns,
+                any_ns: 0,
+                unused_ns: page_ns,
+            };
+        }
+        let came_back =
+            u64::from(self.came_back).saturating_mul(fault_ns) / u64::from(self.went.max(1));
+        Costs {
+            fault_ns,
+            any_ns: fault_ns * u64::from(self.regretted) / REGRET,
+            unused_ns: page_ns * 2 + came_back.min(fault_ns),
+        }
     }
 }
 
-/// The occupancy at which bringing all of a node is even.
-fn break_even(page_ns: u64) -> Threshold {
-    let percent = 100 * page_ns / (page_ns + FAULT_NS);
-    Threshold::constant(u8::try_from(percent).unwrap_or(100))
+/// What a page costs that comes along.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Costs {
+    /// What a fault costs that could have been spared.
+    fault_ns: u64,
+    /// Each of them: it comes before it must, and what goes for it is wanted back at once.
+    any_ns: u64,
+    /// If it is not touched, besides: its way, and the way and perhaps the return of what goes for it.
+    unused_ns: u64,
+}
+
+impl Costs {
+    /// Whether it pays to bring `brought` pages of which `touched` will be touched.
+    fn pays(self, touched: usize, brought: usize) -> bool {
+        self.gain_ns(touched, brought) > 0
+    }
+
+    /// What is gained by that, at least 0.
+    fn gain_ns(self, touched: usize, brought: usize) -> u64 {
+        let unused = brought.saturating_sub(touched) as u64;
+        let all = (brought as u64).saturating_mul(self.any_ns);
+        (touched as u64)
+            .saturating_mul(self.fault_ns)
+            .saturating_sub(unused.saturating_mul(self.unused_ns))
+            .saturating_sub(all)
+    }
+
+    /// For pages beside the one that faulted: they are used sooner than others.
+    const fn soon(self) -> Self {
+        Self {
+            any_ns: self.any_ns / 2,
+            ..self
+        }
+    }
+
+    /// The occupancy at which it is even to bring the rest of a node.
+    fn break_even(self) -> Threshold {
+        let cost = self.unused_ns.saturating_add(self.any_ns);
+        let worth = self.fault_ns.saturating_add(self.unused_ns).max(1);
+        let percent = (cost.saturating_mul(100) / worth).min(100);
+        let percent = u8::try_from(percent).ok().and_then(Threshold::new);
+        percent.unwrap_or(Threshold::NEVER)
+    }
 }
 
 impl<'a> Auto<'a> {
@@ -342,7 +536,7 @@ impl<'a> Auto<'a> {
         Self {
             function,
             block,
-            whole: false,
+            dense: false,
         }
     }
 
@@ -350,15 +544,12 @@ impl<'a> Auto<'a> {
     #[must_use]
     pub fn ahead(&self, view: &View<'_>) -> Option<Ahead> {
         let batch = view.batch;
-        if !self.whole
-            || batch.link_backlog_ns > HEADROOM_NS
-            || batch.destination != Some(Location::Device)
-        {
+        if !self.dense || !headroom(view) || batch.destination != Some(Location::Device) {
             return None;
         }
         let block = self.function.next()?;
         let expected = self.function.expected(Neighbourhood::of(block))?;
-        if !pays(expected.pages, PAGES, page_ns(batch)) {
+        if !self.function.costs(view).pays(expected.pages, PAGES) {
             return None;
         }
         // The fault of this one tells that the block is being used.
@@ -374,41 +565,56 @@ impl<'a> Auto<'a> {
     }
 }
 
-/// Whether it pays to bring `brought` pages of which `touched` will be touched.
-fn pays(touched: usize, brought: usize, page_ns: u64) -> bool {
-    (touched as u64).saturating_mul(FAULT_NS) > (brought as u64).saturating_mul(page_ns)
-}
-
 impl Policy for Auto<'_> {
     fn plan(&mut self, view: &View<'_>) -> Plan {
         let max_region: Region = view.tree.max_region();
-        let page_ns = page_ns(view.batch);
+        let costs = self.function.costs(view);
+        let roomy = !self.function.is_full(view) && headroom(view);
         let Some(expected) = self.function.expected(self.block.neighbourhood) else {
+            // Nothing is known, and it costs nothing to try.
+            if roomy && !view.calm().is_empty() {
+                self.dense = true;
+                return Plan::Pages(max_region.into());
+            }
             return Plan::Default;
         };
         if view.calm().is_empty() {
             return Plan::Pages(PageMask::EMPTY);
         }
         let touched = self.block.touched.count();
-        let expected_pages = self.block.before.map_or(expected.pages, usize::from);
+        let known = self.block.footprint.count();
+        let expected_pages = if known > 0 { known } else { expected.pages };
         let missing = PageMask::from(max_region)
             .minus(view.batch.resident)
             .minus(view.batch.faulted);
-        if pays(
-            expected_pages.saturating_sub(touched),
-            missing.count(),
-            page_ns,
-        ) {
-            self.whole = true;
+        self.dense = costs.pays(expected_pages, PAGES);
+        // While there is room, what is visited again and again fills up anyway.
+        if roomy && self.block.visits >= 2 {
+            return Plan::Pages(max_region.into());
+        }
+        // Of a block that was here before only what was used then.
+        let whole = if known > 0 {
+            0
+        } else {
+            costs.gain_ns(expected_pages.saturating_sub(touched), missing.count())
+        };
+        // What the link has to carry already comes first; meanwhile it is known better what is needed.
+        if view.batch.link_backlog_ns > BACKLOG_PAGES * u64::from(view.params.page_ns.get()) {
+            return Plan::Threshold(Threshold::NEVER);
+        }
+        let again = self.block.footprint.and(&missing);
+        let likely = again.count() * usize::from(self.function.repeats) / 256;
+        let footprint = costs.gain_ns(likely, again.count());
+        if whole > 0 {
             return Plan::Pages(max_region.into());
         }
         // Of a unit that is touched, so by one page already.
         let rest_of_group = (expected.of_group / 16).saturating_sub(1);
         let grow =
-            view.params.walk == Walk::Managed && pays(rest_of_group, GROUP_PAGES - 1, page_ns);
+            view.params.walk == Walk::Managed && costs.soon().pays(rest_of_group, GROUP_PAGES - 1);
         // The tree over what was really touched: over what is resident it would take what it brought itself for use. One
         // page in eight is no evidence either: the fault itself is one.
-        let threshold = break_even(page_ns).max(Threshold::DEFAULT);
+        let threshold = costs.break_even().max(Threshold::DEFAULT);
         let tree = Tree::new(&Input {
             mode: Mode::Strict,
             walk: if grow { Walk::Managed } else { Walk::Ats },
@@ -418,7 +624,11 @@ impl Policy for Auto<'_> {
             faulted: view.batch.faulted,
             thrashing: view.batch.thrashing,
         });
-        Plan::Pages(tree.native(Mode::Strict, threshold, &view.calm()))
+        let mut pages = tree.native(Mode::Strict, threshold, &view.calm());
+        if footprint > 0 {
+            pages = pages.or(&again);
+        }
+        Plan::Pages(pages)
     }
 }
 

@@ -197,6 +197,75 @@ fn backwards_is_a_direction_too() {
 }
 
 #[test]
+fn a_block_that_comes_back_brings_what_was_used_of_it() {
+    // More blocks than there is room for, the same pages of each, again and again.
+    let mut machine = Machine::new(Kind::Auto, 20);
+    for _ in 0..3 {
+        machine.cost(sparse(0..40, 8));
+    }
+    let (faults, brought) = machine.cost(sparse(0..40, 8));
+    // A fault of each block, and the other seven pages with it.
+    assert_eq!(faults, 40);
+    assert_eq!(brought, 40 * 8);
+}
+
+#[test]
+fn what_comes_ahead_of_a_known_block_is_what_was_used_of_it() {
+    let mask = |pages: &[usize]| -> PageMask {
+        pages
+            .iter()
+            .filter_map(|page| PageIndex::new(*page))
+            .collect()
+    };
+    let mut block = super::BlockState::NEW;
+    let mut forwards = PageMask::ALL;
+    forwards.take(PageIndex::FIRST);
+    assert_eq!(block.of_ahead(&forwards), forwards);
+    block.footprint = mask(&[3, 9, 400, 511]);
+    assert_eq!(block.of_ahead(&forwards), mask(&[9, 400, 511]));
+    let mut backwards = PageMask::ALL;
+    backwards.take(PageIndex::new(511).unwrap());
+    assert_eq!(block.of_ahead(&backwards), mask(&[3, 9, 400]));
+}
+
+#[test]
+fn nothing_comes_along_where_all_that_goes_is_wanted_back_at_once() {
+    // Random pages of 12 blocks, with room for 6.
+    let mut machine = Machine::new(Kind::Auto, 6);
+    let mut seed = 7_u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (
+            (seed >> 40) % 12,
+            usize::try_from(seed >> 50).unwrap() % PAGES,
+        )
+    };
+    machine.cost((0..2000).map(|_| random()));
+    let (faults, brought) = machine.cost((0..2000).map(|_| random()));
+    assert!(brought < faults * 3, "{brought} pages for {faults} faults");
+}
+
+#[test]
+fn a_busy_link_is_left_alone() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(dense(0..10));
+    machine.backlog_ns = 512 * 512 * 5;
+    assert!(machine.touch(11, 0).unwrap().pages.is_empty());
+    machine.backlog_ns = 512 * 512 * 3;
+    assert!(machine.touch(12, 0).unwrap().pages.count() > 500);
+}
+
+#[test]
+fn a_fault_costs_its_share_of_a_batch() {
+    let mut function = super::FunctionState::NEW;
+    assert_eq!(function.fault_ns(), 4_000);
+    function.mean_faults = 16;
+    assert_eq!(function.fault_ns(), 31_000);
+    function.mean_faults = 30 * 16;
+    assert_eq!(function.fault_ns(), 2_000);
+}
+
+#[test]
 fn several_streams_are_followed_at_a_time() {
     let mut machine = Machine::new(Kind::Auto, usize::MAX);
     for step in 0..10u64 {
