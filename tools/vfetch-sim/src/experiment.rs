@@ -84,7 +84,7 @@ impl Load {
             .enumerate()
             .map(|(index, trace)| Tenant {
                 trace,
-                prefetcher: policy.prefetcher(index as u32 + 1),
+                prefetcher: policy.prefetcher(index as u32 + 1, costs.page_ns()),
             })
             .collect();
         machine::run(&setup, tenants)

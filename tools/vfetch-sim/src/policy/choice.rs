@@ -5,7 +5,7 @@
 use std::{fmt, fmt::Write as _, str::FromStr};
 
 use vfetch_engine::{
-    params::{Micros, Params},
+    params::{Micros, PageNanos, Params},
     policy::Kind,
     tree::Threshold,
 };
@@ -106,13 +106,14 @@ impl Choice {
         matches!(self, Self::Readahead | Self::Leap | Self::BestOffset)
     }
 
-    /// A fresh one for a function.
-    pub(crate) fn prefetcher(self, seed: u32) -> Box<dyn Prefetcher> {
+    /// A fresh one for a function, on a link that carries a page in `page_ns`.
+    pub(crate) fn prefetcher(self, seed: u32, page_ns: u64) -> Box<dyn Prefetcher> {
         let engine = |policy, threshold| -> Box<dyn Prefetcher> {
             let params = Params {
                 policy,
                 threshold,
                 sample_period_us: Micros::clamped(SAMPLE_US),
+                page_ns: PageNanos::clamped(u32::try_from(page_ns).unwrap_or(u32::MAX)),
                 ..Params::DEFAULT
             };
             Box::new(Engine::new(params, seed))

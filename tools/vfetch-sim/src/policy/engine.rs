@@ -114,11 +114,10 @@ impl Engine {
         let pages = view.pages.checked_sub(first)?.min(BLOCK_PAGES) as usize;
         let region = Region::new(0, pages)?;
         let device: Mask = view.device.device(index);
-        let bring = ahead
-            .pages
+        let block = self.blocks.get_mut(index as usize)?;
+        let bring = prefetch::ahead_pages(block, &ahead)
             .within(region)
             .minus(&PageMask::from_words(device));
-        let block = self.blocks.get_mut(index as usize)?;
         prefetch::brought_ahead(&mut self.function, block, &ahead, &bring);
         hint.ahead
             .extend(bring.iter().map(|page| first + page.get() as u32));
