@@ -115,7 +115,7 @@ pub(super) fn heat_map(cells: &[&Cell], title: &str) -> String {
     let groups: Vec<&[&Cell]> = cells
         .chunk_by(|a, b| a.place.workload == b.place.workload)
         .collect();
-    let width = LEFT + cells.len() as f64 * W + groups.len() as f64 * GAP + 20.0;
+    let width = LEFT + cells.len() as f64 * W + groups.len() as f64 * GAP + 90.0;
     let rows = policies.len() as f64 + 1.0;
     let height = TOP + rows * H + 96.0;
     let mut svg = Svg::new(width.max(560.0), height);
