@@ -8,7 +8,9 @@
 use libfuzzer_sys::fuzz_target;
 use vfetch_engine::mask::PageMask;
 use vfetch_engine::page::{PageIndex, Region, PAGES};
-use vfetch_engine::params::{Aggressiveness, Micros, MinFaults, Neighbours, Params, StrideDegree};
+use vfetch_engine::params::{
+    Aggressiveness, Micros, MinFaults, Neighbours, PageNanos, Params, StrideDegree,
+};
 use vfetch_engine::policy::{Action, Answer, Kind, Policy, View};
 use vfetch_engine::prefetch::{
     brought_ahead, feedback, prefetch, prefetch_with, Batch, BlockId, BlockState, FunctionId,
@@ -93,6 +95,7 @@ impl Bytes<'_> {
             aggressiveness: Aggressiveness::clamped(self.number() % 1001),
             neighbours: Neighbours::clamped(u32::from(self.byte())),
             horizon_us: Micros::clamped(self.number()),
+            page_ns: PageNanos::clamped(self.number()),
         }
     }
 }
