@@ -13,7 +13,7 @@ define newline
 
 endef
 settings := CMD FILES SMP MEM VFS DEVICE MODARGS MODULE MODULES TOOLS KERNEL ICOUNT IOMMU QMP RESULTS TIMEOUT ACCEL \
-	APPEND QEMU_ARGS ALLOW LOG TIME V SUITE JOBS VECTORS ARGS
+	APPEND QEMU_ARGS ALLOW LOG TIME V THREADS SUITE JOBS VECTORS ARGS
 $(foreach s,$(settings),$(if $(filter-out undefined,$(origin $s)),\
   $(eval override export $s := $(subst $(newline),$$(newline),$(subst $(hash),$$(hash),$(subst \
     $(dollar),$(dollar)$(dollar),$(subst $(dollar)$(dollar),$(dollar),$(value $s))))))))

@@ -52,6 +52,7 @@ def parse(argv):
     p.add_argument("--load", type=int, default=1, help="0: vfetch.ko is there but not loaded")
     p.add_argument("--cmd", help="without it an interactive shell")
     p.add_argument("--smp", type=int, default=2)
+    p.add_argument("--threads", choices=("single", "multi"), default="single", help="of QEMU, for all processors or for each")
     p.add_argument("--mem", default="1G")
     p.add_argument("--vfs", type=int, default=0, help="VFs to switch on")
     p.add_argument("--props", default="", help="properties of the device, e.g. total_vfs=63,x-test=on")
@@ -89,7 +90,10 @@ def qemu_command(a, work, fds, clock):
               "tsc=reliable no_timer_check ia32_emulation=1 sysrq_always_enabled=1 "
               # Two emulated processors on a busy machine can be without time for long; our own limits find hangs.
               "rcupdate.rcu_cpu_stall_timeout=180")
-    cpu, accel = "max", "tcg,thread=multi"
+    # One thread for all processors, which take turns. With one each, QEMU 10.0 looks a register's memory region up
+    # by an index that is stale while another processor changes the memory map, as switching a VF on does: writes
+    # are lost (to a local APIC: no interrupt or timer comes any more), or QEMU aborts (iotlb_to_section).
+    cpu, accel = "max", f"tcg,thread={a.threads}"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
            "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
     if a.accel == "kvm":

@@ -18,6 +18,8 @@
 #   MODULES  modules of the kernel's own that are loaded first, e.g. vfio-pci
 #   TOOLS    'none': without the command-line tools
 #   KERNEL   stock or debug
+#   THREADS  'multi': a thread of QEMU for each processor, with a danger that
+#            scripts/vm.py describes; the default is 'single'
 #   ICOUNT   N: deterministic virtual time, 2^N ns an instruction, one CPU
 #   IOMMU    1: an emulated IOMMU in front of the device
 #   QMP      1: the guest's program 'qmp' may give QEMU commands
@@ -41,7 +43,7 @@ esac
 
 args=(--kernel "$folder" --smp "${SMP:-2}" --mem "${MEM:-1G}" --vfs "${VFS:-0}" --accel "${ACCEL:-tcg}"
   --iommu "${IOMMU:-0}" --qmp "${QMP:-0}"
-  "--modargs=${MODARGS:-}" "--modules=${MODULES:-}" "--append=${APPEND:-}" "--qemu-args=${QEMU_ARGS:-}")
+  "--modargs=${MODARGS:-}" "--modules=${MODULES:-}" "--append=${APPEND:-}" "--qemu-args=${QEMU_ARGS:-}" --threads "${THREADS:-single}")
 
 case ${MODULE:-} in
 none) ;;
