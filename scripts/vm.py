@@ -91,8 +91,9 @@ def qemu_command(a, work, fds, clock):
               # Two emulated processors on a busy machine can be without time for long; our own limits find hangs.
               "rcupdate.rcu_cpu_stall_timeout=180")
     # One thread for all processors, which take turns. With one each, QEMU 10.0 looks a register's memory region up
-    # by an index that is stale while another processor changes the memory map, as switching a VF on does: writes
-    # are lost (to a local APIC: no interrupt or timer comes any more), or QEMU aborts (iotlb_to_section).
+    # by an index that is stale while another processor changes the memory map, as switching a VF on does. QEMU was seen
+    # to abort over that (iotlb_to_section). That it also explains guests whose timers stopped (a write to a local APIC
+    # that went astray) is read from QEMU's source and was not traced.
     cpu, accel = "max", f"tcg,thread={a.threads}"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
            "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
