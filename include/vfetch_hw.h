@@ -14,6 +14,7 @@
 #define VFETCH_HW_H
 
 #include <linux/types.h>
+#include <linux/vfetch_job.h>
 
 /* ---- PCI ---------------------------------------------------------------- */
 
@@ -58,10 +59,11 @@
 
 #define VFETCH_ID			0x48435456	/* "VTCH" */
 #define VFETCH_VERSION_MAJOR		1
-#define VFETCH_VERSION_MINOR		0
+#define VFETCH_VERSION_MINOR		1
 
 #define VFETCH_CAP_PF			0x1	/* partition registers are there */
 #define VFETCH_CAP_TEST			0x2	/* BAR5 is there */
+#define VFETCH_CAP_SPACES		0x4	/* address spaces, faults and jobs, since version 1.1 */
 
 /* Counters since the function's last reset. RO64, DEPTH and DEPTH_MAX RO32. */
 #define VFETCH_REG_BYTES_READ		0x100	/* payload, device to host */
@@ -101,6 +103,59 @@
 #define VFETCH_PART_WEIGHT		5	/* not 1 to 255 */
 #define VFETCH_PART_COMMAND		6	/* unknown command */
 
+/* ---- BAR0: address spaces, faults, jobs ---------------------------------- */
+
+/*
+ * AS_TABLE and AS_COUNT say where the table of address spaces (struct vfetch_as) is. They are
+ * writable while no job is running or waiting.
+ */
+#define VFETCH_REG_AS_TABLE		0x300	/* RW64 bus address, page-aligned; 0: none */
+#define VFETCH_REG_AS_COUNT		0x308	/* RW32 entries, at most VFETCH_MAX_AS */
+#define VFETCH_REG_TLB_ENTRIES		0x30c	/* RO32 */
+#define VFETCH_REG_TLB_MISS_NS		0x310	/* RO32 time of a walk of the page table */
+#define VFETCH_REG_INVALIDATE_NS	0x314	/* RO32 time of an invalidation, at least */
+#define VFETCH_REG_JOB_SLOTS		0x318	/* RO32 jobs that run at once */
+#define VFETCH_REG_JOB_STRANDS		0x31c	/* RO32 most strands of a job */
+
+/* The fault ring. BASE, ORDER and VECTOR are writable while it is disabled. */
+#define VFETCH_REG_FAULT_BASE		0x340	/* RW64 bus address, 64-byte aligned */
+#define VFETCH_REG_FAULT_ORDER		0x348	/* RW32 log2 of its entries */
+#define VFETCH_REG_FAULT_VECTOR		0x34c	/* RW32 MSI-X vector */
+#define VFETCH_REG_FAULT_CONTROL	0x350	/* WO32 VFETCH_FCTL_* */
+#define VFETCH_REG_FAULT_STATUS		0x354	/* RO32 VFETCH_FSTAT_*, error in bits 15:8 */
+#define VFETCH_REG_FAULT_HEAD		0x358	/* WO32 doorbell, VFETCH_FAULT_DISARM */
+#define VFETCH_REG_FAULT_TAIL		0x35c	/* RO32 next record to write */
+#define VFETCH_REG_FAULT_MIN		0x360	/* RW32 records that send a message at once; 0 as 1 */
+#define VFETCH_REG_FAULT_WAIT_NS	0x364	/* RW32 age at which fewer do */
+#define VFETCH_REG_FAULT_REPLAY		0x368	/* WO32 doorbell: address space, or VFETCH_AS_ALL */
+
+#define VFETCH_FCTL_ENABLE		0x1	/* start with the ring empty */
+#define VFETCH_FCTL_RESET		0x2	/* disable; strands that faulted go on waiting */
+
+#define VFETCH_FSTAT_ENABLED		0x1
+#define VFETCH_FSTAT_ERROR_SHIFT	8
+#define VFETCH_FSTAT_ERROR_MASK		0xff00
+
+/* Why the fault ring stopped. Nothing more is written until it is reset. */
+#define VFETCH_FERR_NONE		0
+#define VFETCH_FERR_CONFIG		1	/* enabled with a bad base, order or vector */
+#define VFETCH_FERR_HEAD		2	/* doorbell beyond what was written, or backwards */
+#define VFETCH_FERR_WRITE		3	/* ring unwritable */
+
+#define VFETCH_FAULT_DISARM		0x80000000	/* as VFETCH_CQ_DISARM */
+#define VFETCH_FAULT_MAX_ORDER		12
+
+/* Counters, as those above. RO64. */
+#define VFETCH_REG_TLB_HITS		0x380
+#define VFETCH_REG_TLB_MISSES		0x388	/* walks */
+#define VFETCH_REG_FAULTS		0x390	/* records written */
+#define VFETCH_REG_FAULT_WAIT_STRAND_NS	0x398	/* time that strands waited for replays, summed */
+#define VFETCH_REG_REPLAYS		0x3a0
+#define VFETCH_REG_INVALIDATIONS	0x3a8
+#define VFETCH_REG_JOBS			0x3b0	/* that ended, however */
+#define VFETCH_REG_REMOTE_READ		0x3b8	/* bytes read from host memory by jobs */
+#define VFETCH_REG_REMOTE_WRITTEN	0x3c0	/* bytes written */
+
 /* ---- BAR0: queue pairs -------------------------------------------------- */
 
 /* Queue pair q has its registers at VFETCH_QUEUE_BASE + q * STRIDE. */
@@ -123,6 +178,7 @@
 
 #define VFETCH_CLASS_ORDINARY		0
 #define VFETCH_CLASS_PRIORITY		1
+#define VFETCH_CLASS_COMPUTE		2	/* jobs and nothing else */
 
 #define VFETCH_QCTL_ENABLE		0x1	/* start with both rings empty */
 #define VFETCH_QCTL_RESET		0x2	/* empty, then disable */
@@ -157,6 +213,9 @@
 #define VFETCH_OP_FILL			3	/* host_addr is a pattern of 8 bytes */
 #define VFETCH_OP_COPY			4	/* host_addr is the source in device memory */
 #define VFETCH_OP_FENCE			5	/* completes after all before it in its queue */
+#define VFETCH_OP_INVALIDATE		6	/* host_addr pages of `asid` from page device_addr on; 0: all of it */
+#define VFETCH_OP_CANCEL		7	/* ends the jobs whose transaction is device_addr */
+#define VFETCH_OP_JOB			8	/* host_addr is a struct vfetch_job's bus address */
 
 #define VFETCH_DESC_RELAXED		0x1	/* may pass ordered transfers and other relaxed ones */
 #define VFETCH_DESC_SG			0x2	/* host_addr is the scatter list's bus address */
@@ -171,8 +230,8 @@ struct vfetch_desc {
 	__u64 transaction;	/* comes back in the completion */
 	__u64 device_addr;	/* byte of the function's own memory */
 	__u64 host_addr;	/* bus address, scatter list, pattern or source */
-	__u32 bytes;		/* 1 to MAX_BYTES; fence 0 */
-	__u32 reserved0;	/* 0 */
+	__u32 bytes;		/* 1 to MAX_BYTES; job: of the structure; fence, invalidate, cancel 0 */
+	__u32 asid;		/* address space: job, invalidate; else 0 */
 	__u64 reserved1[3];	/* 0 */
 };
 
@@ -191,6 +250,12 @@ struct vfetch_sg {
 #define VFETCH_STATUS_HOST_ACCESS	5	/* the host refused an access */
 #define VFETCH_STATUS_SG		6	/* list unreadable, too long, or its sum is not bytes */
 #define VFETCH_STATUS_FAILED		7	/* the transfer failed */
+#define VFETCH_STATUS_CLASS		8	/* opcode not for a queue of this class */
+#define VFETCH_STATUS_AS		9	/* no such address space */
+#define VFETCH_STATUS_JOB		10	/* bad job: unknown kind, bad argument */
+#define VFETCH_STATUS_SPACE_RANGE	11	/* the job left its space; value: the offset */
+#define VFETCH_STATUS_TABLE		12	/* page table unreadable or malformed; value: the offset */
+#define VFETCH_STATUS_CANCELLED		13	/* the job was cancelled */
 
 struct vfetch_completion {
 	__u64 transaction;	/* of the descriptor */
@@ -198,10 +263,72 @@ struct vfetch_completion {
 	__u32 bytes;		/* moved; all of them when the status is OK */
 	__u16 status;		/* VFETCH_STATUS_* */
 	__u16 phase;		/* bit 0: 1 in the first pass over the ring, then 0, 1, … */
-	__u64 reserved;		/* 0 */
+	__u64 value;		/* of a job; else 0 */
 };
 
 #define VFETCH_PHASE			0x1
+
+/* ---- address spaces ----------------------------------------------------- */
+
+/*
+ * A page is 4 KiB, a block 512 pages; all addresses are bus addresses. The table of a space has
+ * three levels: `root` is an array of bus addresses, one for each 512 blocks, of arrays of 512 struct
+ * vfetch_pt_block, one for each block. Its `leaf` is an array of 512 entries, one for each page, its
+ * `marks` one of 512 bytes. The device reads the table when it misses in its TLB,
+ * and may read it at any time; what was not valid is never cached.
+ */
+#define VFETCH_PAGE_SHIFT		12
+#define VFETCH_PT_ENTRIES		512	/* of the second level, of a leaf, of marks */
+#define VFETCH_MAX_AS			4096
+#define VFETCH_AS_ALL			0xffffffff
+#define VFETCH_AS_MAX_PAGES		(1ull << 28)	/* 1 TiB */
+
+struct vfetch_as {
+	__u64 root;		/* page-aligned; flat: first byte of the function's memory, page-aligned */
+	__u64 pages;		/* size of the space */
+	__u32 flags;		/* VFETCH_AS_* */
+	__u32 reserved0;	/* 0 */
+	__u64 reserved1;	/* 0 */
+};
+
+#define VFETCH_AS_VALID			0x1
+#define VFETCH_AS_FLAT			0x2	/* no table: page n is the nth from `root` on */
+#define VFETCH_AS_FLAGS			0x3
+
+struct vfetch_pt_block {
+	__u64 leaf;		/* page-aligned, | VFETCH_PT_VALID */
+	__u64 marks;		/* 512-byte aligned; 0: none */
+};
+
+/* Entries of the root, vfetch_pt_block.leaf, and entries of a leaf. */
+#define VFETCH_PT_VALID			0x1
+/* Entries of a leaf. In one that is not valid all other bits are the driver's. */
+#define VFETCH_PTE_WRITE		0x2	/* may be written */
+#define VFETCH_PTE_REMOTE		0x4	/* the page is in host memory, at a bus address */
+#define VFETCH_PTE_ADDRESS		0x000ffffffffff000ull	/* device address, or bus address */
+#define VFETCH_PTE_IGNORED		0xff0	/* the driver's; all other bits are 0 */
+
+/* Marks of a page. The device sets them when an entry enters the TLB, and at the first write by it. */
+#define VFETCH_MARK_ACCESSED		0x1
+#define VFETCH_MARK_DIRTY		0x2
+
+/* A record of the fault ring. */
+struct vfetch_fault {
+	__u64 page;		/* of the space */
+	__u64 time_ns;		/* device time */
+	__u64 job;		/* transaction */
+	__u16 asid;
+	__u16 strand;
+	__u8  access;		/* VFETCH_ACCESS_* */
+	__u8  reason;		/* VFETCH_REASON_* */
+	__u16 phase;		/* as in a completion */
+};
+
+#define VFETCH_ACCESS_READ		0
+#define VFETCH_ACCESS_WRITE		1
+
+#define VFETCH_REASON_ABSENT		0	/* no valid entry */
+#define VFETCH_REASON_READ_ONLY		1	/* a write, and the entry is for reading */
 
 /* ---- BAR5: faults on demand (PF, x-test=on) ----------------------------- */
 

@@ -57,7 +57,7 @@ static uint16_t check(VfetchTransfer *x, const struct vfetch_desc *desc)
     default:
         return VFETCH_STATUS_OPCODE;
     }
-    if ((x->flags & ~allowed) || desc->reserved0 || desc->reserved1[0] ||
+    if ((x->flags & ~allowed) || desc->asid || desc->reserved1[0] ||
         desc->reserved1[1] || desc->reserved1[2] ||
         (x->sg_entries && !(x->flags & VFETCH_DESC_SG))) {
         return VFETCH_STATUS_FLAGS;

@@ -71,7 +71,7 @@ compile_inside() {
   for source in "$@"; do
     object=$out/$(basename "$source" .c).o
     objects+=("$object")
-    gcc -c "${flags[@]}" "${warnings[@]}" "-ffile-prefix-map=$VFETCH_TOP/=" -Iinclude -o "$object" "$source" &
+    gcc -c "${flags[@]}" "${warnings[@]}" "-ffile-prefix-map=$VFETCH_TOP/=" -Iinclude -Iinclude/uapi -o "$object" "$source" &
     pids+=("$!")
     if [ "${#pids[@]}" = 2 ]; then
       wait "${pids[0]}"
@@ -111,5 +111,5 @@ if [ "${1:-}" = --source ]; then echo "$qemu_headers/source"; exit; fi
 cd "$VFETCH_TOP"
 sources=(qemu/*.c)
 step device "$(key "$qemu_headers" "$(sed -n '/^compile_inside()/,/^}/p' "$0")" \
-    "$(sha256sum "${sources[@]}" qemu/*.h include/vfetch_hw.h)")" compile "compiling the device"
+    "$(sha256sum "${sources[@]}" qemu/*.h include/vfetch_hw.h include/uapi/linux/vfetch_job.h)")" compile "compiling the device"
 echo "$REPLY/vfetch-qemu.so"

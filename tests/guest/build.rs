@@ -9,12 +9,17 @@ fn main() {
     let top = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("../..");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo")).join("hw.rs");
     let header = top.join("include/vfetch_hw.h");
-    println!("cargo::rerun-if-changed={}", header.display());
+    let uapi = top.join("include/uapi");
+    for file in [&header, &uapi.join("linux/vfetch_job.h")] {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
     println!("cargo::rerun-if-env-changed=BINDGEN");
     let bindgen = env::var("BINDGEN").unwrap_or_else(|_| "bindgen".into());
     let output = Command::new(&bindgen)
         .args(["--allowlist-var", "VFETCH_.*", "--no-doc-comments"])
         .arg(&header)
+        .args(["--", "-I"])
+        .arg(&uapi)
         .output()
         .unwrap_or_else(|error| {
             panic!("cannot run '{bindgen}': {error} (Debian: bindgen and clang)")

@@ -27,8 +27,9 @@ class Header:
 
     def __init__(self, path, prefix):
         text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
-        for name, value in re.findall(rf"^#define\s+{prefix}(\w+)\s+(\S+)\s*$", text, re.M):
-            setattr(self, name, int(value, 0))
+        for name, value in re.findall(rf"^#define\s+{prefix}(\w+)[ \t]+(\S.*?)\s*$", text, re.M):
+            if re.fullmatch(r"[\w() <]+", value):
+                setattr(self, name, eval(re.sub(r"(?i)\b(0x[0-9a-f]+|[0-9]+)(ull?)?\b", r"\1", value)))
         for name, body in re.findall(rf"struct {prefix.lower()}(\w+)\s*{{(.*?)}};", text, re.S):
             code, fields = "<", []
             for kind, field, count in re.findall(r"(__u\d+)\s+(\w+)(?:\[(\d+)\])?;", body):

@@ -46,7 +46,7 @@ class Hostile(DeviceTest):
             device_addr=rng.choice((0, small, rng.getrandbits(64), (1 << 64) - small)),
             host_addr=rng.choice((1 << 20, rng.randrange(m.RAM), m.RAM - 1, rng.getrandbits(64), m.MEM32, m.ECAM)),
             bytes=rng.choice((0, 8, 4096, small, rng.getrandbits(32))),
-            reserved0=rng.choice((0, 0, 0, 0, 0, 0, 0, 1)))
+            asid=rng.choice((0, 0, 0, 0, 0, 0, 0, 1)))
 
     def test_random_descriptors_all_complete_and_only_ram_is_touched(self):
         for seed in range(SEED, SEED + 4):

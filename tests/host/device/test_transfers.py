@@ -98,7 +98,7 @@ class Opcodes(DeviceTest):
         pf = self.pf()
         q = pf.queue()
         c = q.run(HW.OP_FENCE, transaction=0xFEDCBA9876543210)
-        self.assertEqual((c.transaction, c.reserved), (0xFEDCBA9876543210, 0))
+        self.assertEqual((c.transaction, c.value), (0xFEDCBA9876543210, 0))
         self.assertEqual(c.time_ns, pf.reg(HW.REG_LINK_LATENCY_NS))
 
 
@@ -154,7 +154,7 @@ class Statuses(DeviceTest):
 
     def test_flags_and_reserved_fields(self):
         q = self.pf().queue()
-        for fields in ({"flags": 8}, {"flags": 0x80}, {"reserved0": 1}, {"reserved10": 1}, {"reserved12": 1 << 63},
+        for fields in ({"flags": 8}, {"flags": 0x80}, {"asid": 1}, {"reserved10": 1}, {"reserved12": 1 << 63},
                        {"sg_entries": 1}):
             self.assertStatus(q.run(HW.OP_READ, bytes=8, host_addr=4096, **fields), HW.STATUS_FLAGS, 0)
         for op in (HW.OP_FILL, HW.OP_COPY, HW.OP_FENCE):
