@@ -103,12 +103,13 @@ step() {
     say "$what"
     # A process group of its own: an interrupt ends all of the step, and waits
     # for that. Its half-made folder is never renamed.
+    # The trap is there before the job is, or an interrupt in between would leave it.
+    job=
+    trap 'job=${job:-${!:-}}; kill -TERM -- "-$job" 2>/dev/null || true; wait "$job" 2>/dev/null || true; exit 130' INT TERM HUP
     set -m
     (set +m -euo pipefail; "$make" "$dir.part") >"$log" 2>&1 </dev/null &
     job=$!
     set +m
-    # shellcheck disable=SC2064 # the job of now
-    trap "kill -TERM -- -$job 2>/dev/null || true; wait $job 2>/dev/null || true; exit 130" INT TERM HUP
     while kill -0 "$job" 2>/dev/null; do
       sleep 0.2
       if (( SECONDS >= start + 10 )) && (( (SECONDS - start) % 15 == 14 )); then

@@ -231,16 +231,14 @@ impl Space {
             return Err(error.unwrap_or(EFAULT));
         }
         let stats = &self.function.stats;
-        match direction {
-            Direction::ToHost => {
-                stats.reads.count();
-                stats.read_bytes.add(moved as u64);
-            }
-            Direction::ToDevice => {
-                stats.writes.count();
-                stats.written_bytes.add(moved as u64);
-            }
+        let (calls, bytes) = match direction {
+            Direction::ToHost => (&stats.reads, &stats.read_bytes),
+            Direction::ToDevice => (&stats.writes, &stats.written_bytes),
+        };
+        if !request.continued {
+            calls.count();
         }
+        bytes.add(moved as u64);
         Ok(Moved {
             bytes: moved,
             error,

@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) offset: u64,
     /// The caller does not want to wait (`O_NONBLOCK`).
     pub(crate) nonblocking: bool,
+    /// The call goes on: an earlier part of it has moved data.
+    pub(crate) continued: bool,
 }
 
 /// How far a read or a write came.
@@ -252,6 +254,7 @@ impl<T: OpenFile> Operations<T> {
         Ok(Request {
             offset: u64::try_from(position)?,
             nonblocking: nowait || flags & bindings::O_NONBLOCK != 0,
+            continued: false,
         })
     }
 
@@ -326,6 +329,7 @@ impl<T: OpenFile> Operations<T> {
             unsafe { (*iter).nofault = true };
             let moved = attempt(Request {
                 offset: request.offset.saturating_add(total as u64),
+                continued: total > 0,
                 ..request
             });
             // SAFETY: By this function's contract; what was taken was taken in this attempt.

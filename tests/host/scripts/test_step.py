@@ -12,6 +12,9 @@ LIB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../scripts
 class Step(unittest.TestCase):
     """`step` of scripts/lib.sh: whole or not at all, once."""
 
+    # Its sleepers are known by it, also beside those of another run.
+    SECONDS = 1_000_000 + os.getpid()
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -20,8 +23,10 @@ class Step(unittest.TestCase):
     def start(self, function, after="", name="thing"):
         """Starts a shell that makes the step with `function` as its body."""
         script = f'. {LIB}\nmake_it() {{ {function}\n}}\nstep {name} 0123456789ab make_it "making it"\necho "$REPLY"\n{after}'
+        # Who runs the tests in the background may ignore interrupts, and a shell that is born so cannot notice them.
         return subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env=dict(os.environ, VFETCH_CACHE=self.cache), start_new_session=True)
+                                env=dict(os.environ, VFETCH_CACHE=self.cache), start_new_session=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def finish(self, process):
         out, errors = process.communicate(timeout=30)
@@ -66,7 +71,7 @@ class Step(unittest.TestCase):
     def test_interrupt_ends_all_of_it(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with self.subTest(number):
-                p = self.start('mkdir -p "$1"; bash -c "sleep 4321; true" & wait')
+                p = self.start('mkdir -p "$1"; bash -c "sleep %d; true" & wait' % self.SECONDS)
                 self.until(self.sleeping)
                 p.send_signal(number)
                 self.assertEqual(self.finish(p)[0], 130)
@@ -85,7 +90,7 @@ class Step(unittest.TestCase):
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    if f.read() == b"sleep\x004321\0":
+                    if f.read() == b"sleep\0%d\0" % Step.SECONDS:
                         found.append(int(pid))
             except OSError:
                 pass
