@@ -364,6 +364,10 @@ struct vfetch_fault {
 #define VFETCH_FAULT_STUCK		7	/* the queue stops until it is reset */
 #define VFETCH_FAULT_WEDGED		8	/* … and its reset is not acknowledged: FLR */
 #define VFETCH_FAULT_NO_INTERRUPT	9	/* completion without interrupt */
-#define VFETCH_FAULT_KINDS		9
+/* These apply to records of the fault ring as they are written, QUEUE and OPCODE being any. */
+#define VFETCH_FAULT_RECORD_TWICE	10	/* the record comes twice */
+#define VFETCH_FAULT_RECORD_SPURIOUS	11	/* one for page ARG comes behind it, which nobody waits for */
+#define VFETCH_FAULT_RECORD_QUIET	12	/* the next message of the ring is lost */
+#define VFETCH_FAULT_KINDS		12
 
 #endif /* VFETCH_HW_H */

@@ -22,50 +22,74 @@
  * vfetch_job.kind, and what its arguments are. "f64 a[n]" is the offset of so
  * many doubles; a plain name is a number.
  */
-/* a[i] = b[i] + s * c[i]
- * f64 a[n], f64 b[n], f64 c[n], n, f64 bits s */
+/*
+ * a[i] = b[i] + s * c[i]
+ * f64 a[n], f64 b[n], f64 c[n], n, f64 bits s
+ */
 #define VFETCH_JOB_TRIAD	1
-/* steps times: out = c0 * in + c1 * (in of the six neighbours, in the order
+/*
+ * steps times: out = c0 * in + c1 * (in of the six neighbours, in the order
  * x-1, x+1, y-1, y+1, z-1, z+1); a cell of the surface is copied. Then in and out
  * change places: the result is in `out` after an odd number of steps.
- * f64 in[nz][ny][nx], f64 out[nz][ny][nx], nx, ny, nz, steps, f64 bits c0, f64 bits c1 */
+ * f64 in[nz][ny][nx], f64 out[nz][ny][nx], nx, ny, nz, steps, f64 bits c0, f64 bits c1
+ */
 #define VFETCH_JOB_STENCIL	2
-/* c = a * b, tile by tile of tile x tile results
- * f64 a[m][k], f64 b[k][n], f64 c[m][n], m, n, k, tile */
+/*
+ * c = a * b, tile by tile of tile x tile results; tile is 1 to 512
+ * f64 a[m][k], f64 b[k][n], f64 c[m][n], m, n, k, tile
+ */
 #define VFETCH_JOB_GEMM		3
-/* out[o][y][x] = sum over i, dy, dx of in[i][y + dy][x + dx] * w[o][i][dy][dx]
+/*
+ * out[o][y][x] = sum over i, dy, dx of in[i][y + dy][x + dx] * w[o][i][dy][dx]
  * f64 in[cin][h][w], f64 w[cout][cin][k][k], f64 out[cout][h-k+1][w-k+1],
- * cin, cout, h, w, k */
+ * cin, cout, h, w, k; none is 0
+ */
 #define VFETCH_JOB_CONV2D	4
-/* y = A * x, A in compressed rows
- * u64 row[n + 1], u32 col[nnz], f64 val[nnz], f64 x[columns], f64 y[n], n, columns */
+/*
+ * y = A * x, A in compressed rows
+ * u64 row[n + 1], u32 col[nnz], f64 val[nnz], f64 x[columns], f64 y[n], n, columns
+ */
 #define VFETCH_JOB_SPMV		5
-/* level[v] = edges from source to v, 0xffffffff where there is no way; level by
+/*
+ * level[v] = edges from source to v, 0xffffffff where there is no way; level by
  * level from the vertices of the one before, whose list the device keeps itself.
- * value: vertices reached.
- * u64 row[n + 1], u32 col[nnz], u32 level[n], n, source */
+ * value: vertices reached. At most one vertex for each 8 bytes of device memory.
+ * u64 row[n + 1], u32 col[nnz], u32 level[n], n, source
+ */
 #define VFETCH_JOB_BFS		6
-/* iterations times: to[v] = (1 - d) / n + d * sum of from[u] / degree[u] over the edges u of v,
+/*
+ * iterations times: to[v] = (1 - d) / n + d * sum of from[u] / degree[u] over the edges u of v,
  * then they change places: the result is in `to` after an odd number of iterations.
  * The caller fills in `from`. Row and col are those of incoming edges, degree counts outgoing
  * ones, and is not 0 where it is used.
- * u64 row[n + 1], u32 col[nnz], u32 degree[n], f64 from[n], f64 to[n], n, iterations, f64 bits d */
+ * u64 row[n + 1], u32 col[nnz], u32 degree[n], f64 from[n], f64 to[n], n, iterations, f64 bits d
+ */
 #define VFETCH_JOB_PAGERANK	7
-/* out[i] = in[index[i]]
- * f64 in[m], u32 index[n], f64 out[n], n, m */
+/*
+ * out[i] = in[index[i]]
+ * f64 in[m], u32 index[n], f64 out[n], n, m
+ */
 #define VFETCH_JOB_GATHER	8
-/* out[index[i]] = in[i]; no index comes twice
- * f64 in[n], u32 index[n], f64 out[m], n, m */
+/*
+ * out[index[i]] = in[i]; no index comes twice
+ * f64 in[n], u32 index[n], f64 out[m], n, m
+ */
 #define VFETCH_JOB_SCATTER	9
-/* value: the sum of u64 in[n], modulo 2^64
- * u64 in[n], n */
+/*
+ * value: the sum of u64 in[n], modulo 2^64
+ * u64 in[n], n
+ */
 #define VFETCH_JOB_REDUCE	10
-/* word i of u64 out[n] becomes VFETCH_JOB_STAMPED(first + i, generation)
- * u64 out[n], n, first, generation */
+/*
+ * word i of u64 out[n] becomes VFETCH_JOB_STAMPED(first + i, generation)
+ * u64 out[n], n, first, generation
+ */
 #define VFETCH_JOB_STAMP	11
-/* value: how many words i of u64 in[n] are not VFETCH_JOB_STAMPED(first + i, g) of a generation
+/*
+ * value: how many words i of u64 in[n] are not VFETCH_JOB_STAMPED(first + i, g) of a generation
  * g from lowest to highest (0: the word may also be 0)
- * u64 in[n], n, first, lowest, highest */
+ * u64 in[n], n, first, lowest, highest
+ */
 #define VFETCH_JOB_CHECK	12
 #define VFETCH_JOB_KINDS	12
 
