@@ -26,16 +26,65 @@ static const char *const kind_names[VFETCH_FAULT_KINDS + 1] = {
     [VFETCH_FAULT_STUCK] = "stuck",
     [VFETCH_FAULT_WEDGED] = "wedged",
     [VFETCH_FAULT_NO_INTERRUPT] = "no-interrupt",
+    [VFETCH_FAULT_RECORD_TWICE] = "record-twice",
+    [VFETCH_FAULT_RECORD_SPURIOUS] = "record-spurious",
+    [VFETCH_FAULT_RECORD_QUIET] = "record-quiet",
 };
 
-static const char *const opcode_names[VFETCH_OP_FENCE + 1] = {
+#define LAST_OPCODE VFETCH_OP_JOB
+
+static const char *const opcode_names[LAST_OPCODE + 1] = {
     "any",
     [VFETCH_OP_READ] = "read",
     [VFETCH_OP_WRITE] = "write",
     [VFETCH_OP_FILL] = "fill",
     [VFETCH_OP_COPY] = "copy",
     [VFETCH_OP_FENCE] = "fence",
+    [VFETCH_OP_INVALIDATE] = "invalidate",
+    [VFETCH_OP_CANCEL] = "cancel",
+    [VFETCH_OP_JOB] = "job",
 };
+
+/* Rules of these kinds are for records of the fault ring. */
+static bool for_records(const VfetchRule *r)
+{
+    return r->kind >= VFETCH_FAULT_RECORD_TWICE;
+}
+
+/* @r matches: it lets pass, or hits, maybe for the last time. */
+static void rule_hits(VfetchDevice *d, VfetchRule *r, VfetchFaults *faults,
+                      bool *spent)
+{
+    *spent = false;
+    if (r->skip) {
+        r->skip--;
+        return;
+    }
+    faults->kinds |= 1u << r->kind;
+    faults->arg[r->kind] = r->arg;
+    d->hits[r->function][r->kind]++;
+    *spent = r->count != VFETCH_TEST_ANY && --r->count == 0;
+}
+
+/* Notes what the rules want done to the next record of @f's fault ring. */
+void vfetch_fault_apply_record(VfetchFunction *f, VfetchFaults *faults)
+{
+    VfetchDevice *d = f->dev;
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < d->rules; i++) {
+        VfetchRule *r = &d->rule[i];
+        bool spent = false;
+
+        if (r->function == f->index && for_records(r)) {
+            rule_hits(d, r, faults, &spent);
+        }
+        if (!spent) {
+            d->rule[kept++] = *r;
+        }
+    }
+    d->rules = kept;
+}
 
 /* Notes on @x what the rules want done to it. */
 void vfetch_fault_apply(VfetchTransfer *x)
@@ -43,25 +92,16 @@ void vfetch_fault_apply(VfetchTransfer *x)
     VfetchQueue *q = x->queue;
     VfetchDevice *d = q->fn->dev;
     uint32_t kept = 0;
+    VfetchFaults faults = { 0 };
 
     for (uint32_t i = 0; i < d->rules; i++) {
         VfetchRule *r = &d->rule[i];
         bool spent = false;
 
-        if (r->function == q->fn->index &&
+        if (r->function == q->fn->index && !for_records(r) &&
             (r->queue == VFETCH_TEST_ANY || r->queue == q->index) &&
             (!r->opcode || r->opcode == x->opcode)) {
-            if (r->skip) {
-                r->skip--;
-            } else {
-                if (!x->faults) {
-                    x->faults = g_new0(VfetchFaults, 1);
-                }
-                x->faults->kinds |= 1u << r->kind;
-                x->faults->arg[r->kind] = r->arg;
-                d->hits[r->function][r->kind]++;
-                spent = r->count != VFETCH_TEST_ANY && --r->count == 0;
-            }
+            rule_hits(d, r, &faults, &spent);
         }
         if (!spent) {
             d->rule[kept++] = *r;
@@ -69,6 +109,9 @@ void vfetch_fault_apply(VfetchTransfer *x)
     }
     d->rules = kept;
 
+    if (faults.kinds) {
+        x->faults = g_memdup2(&faults, sizeof(faults));
+    }
     if (vfetch_fault(x, VFETCH_FAULT_FAIL)) {
         x->status = x->faults->arg[VFETCH_FAULT_FAIL] ?: VFETCH_STATUS_FAILED;
         x->service = VFETCH_AT_ONCE;
@@ -80,7 +123,7 @@ static int rule_arm(VfetchDevice *d, const VfetchRule *r)
 {
     if (r->function > d->total_vfs ||
         r->kind < 1 || r->kind > VFETCH_FAULT_KINDS ||
-        r->opcode > VFETCH_OP_FENCE || !r->count ||
+        r->opcode > LAST_OPCODE || !r->count ||
         (r->queue != VFETCH_TEST_ANY && r->queue >= d->queues) ||
         (r->kind == VFETCH_FAULT_FAIL && r->arg > UINT16_MAX)) {
         return -EINVAL;
@@ -100,7 +143,8 @@ static void release(VfetchDevice *d, VfetchFunction *f)
     int64_t now = vfetch_now();
 
     QTAILQ_FOREACH_SAFE(x, &d->due, due_link, next) {
-        if (x->queue->fn == f) {
+        if (x->queue->fn == f &&
+            (x->state == VFETCH_DELAYED || x->state == VFETCH_LATE)) {
             vfetch_due_remove(x);
             QTAILQ_INSERT_TAIL(&due, x, due_link);
         }

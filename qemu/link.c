@@ -25,7 +25,7 @@
  */
 #include "qemu/osdep.h"
 #include "qemu/host-utils.h"
-#include "vfetch.h"
+#include "job.h"
 
 #define NEVER INT64_MAX
 
@@ -37,11 +37,29 @@
 #define BUDGET_EVENTS   4096
 #define BUDGET_WORK     (4 * 1024 * 1024)
 
+/*
+ * Nobody notices a strand's step but by what it leaves in memory. So many of
+ * them are taken in one go, each with its own time, when the clock has come to
+ * the next multiple of this.
+ */
+#define STEP_GRID_NS    1000
+
+/*
+ * Jobs may ask for more than this host can compute. Steps that are so late take
+ * turns with everything else, so that nobody's transfers are late for them, and
+ * are left alone now and then, for the guest to get a word in. (With -icount the
+ * clock waits for the device, and nothing is ever late.)
+ */
+#define STEP_LATE_NS    1000000
+#define STEP_REST_NS    200000
+
 typedef enum EventKind {
     EV_NONE,
     EV_DUE,                     /* the first of the due list */
     EV_LINK_END,                /* the quantum on the link */
     EV_LANE_END,                /* a lane's first that needs no link */
+    EV_STEP,                    /* the first of the strands' */
+    EV_FAULT_MESSAGE,
     EV_LINK_START,
 } EventKind;
 
@@ -63,6 +81,9 @@ static int64_t later(int64_t t, uint64_t ns)
 
 static int lane_of(const VfetchTransfer *x)
 {
+    if (x->flight) {
+        return vfetch_lane_index(VFETCH_CLASS_ORDINARY, true);
+    }
     return vfetch_lane_index(x->queue->class, x->flags & VFETCH_DESC_RELAXED);
 }
 
@@ -123,6 +144,7 @@ void vfetch_due_add(VfetchTransfer *x, int64_t due)
     VfetchTransfer *o;
 
     x->due = due;
+    x->on_due = true;
     QTAILQ_FOREACH_REVERSE(o, &d->due, due_link) {
         if (o->due <= due) {
             QTAILQ_INSERT_AFTER(&d->due, o, x, due_link);
@@ -134,6 +156,7 @@ void vfetch_due_add(VfetchTransfer *x, int64_t due)
 
 void vfetch_due_remove(VfetchTransfer *x)
 {
+    x->on_due = false;
     QTAILQ_REMOVE(&x->queue->fn->dev->due, x, due_link);
 }
 
@@ -142,6 +165,9 @@ static int64_t eligible_at(const VfetchLane *lane, const VfetchTransfer *x)
 {
     int64_t t = MAX(x->ready_at, lane->since);
 
+    if (x->begun) {
+        return NEVER;           /* a command: it is due, or waits */
+    }
     if (x->opcode == VFETCH_OP_FENCE && x->status == VFETCH_STATUS_OK) {
         /* All that its queue fetched before it must have ended. */
         if (QTAILQ_FIRST(&x->queue->open) != x) {
@@ -170,6 +196,18 @@ static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
     }
 }
 
+static bool step_late(const VfetchAppointment *step)
+{
+    return vfetch_now() - step->at > STEP_LATE_NS;
+}
+
+/* When the timer sees to it. */
+static int64_t step_seen(const VfetchAppointment *step)
+{
+    return step_late(step) ? vfetch_now() + STEP_REST_NS
+                           : ROUND_UP(step->at, STEP_GRID_NS);
+}
+
 /*
  * What happens next. With @visible: a time before which the guest sees nothing.
  *
@@ -177,15 +215,23 @@ static void consider(Event *best, int64_t at, EventKind kind, VfetchTransfer *x)
  * for the link: then they need not be looked at while it is taken, and when it
  * is free one that is ready is as good as any.
  */
-static Event next_event(VfetchDevice *d, bool visible)
+static Event next_event(VfetchDevice *d, bool visible, bool steps)
 {
     Event best = { .at = NEVER };
     VfetchTransfer *x = QTAILQ_FIRST(&d->due);
+    VfetchAppointment *step = steps ? vfetch_agenda_first(&d->steps) : NULL;
+    VfetchAppointment *message = vfetch_agenda_first(&d->fault_messages);
     bool link_only = !visible && !d->off_link;
     VfetchFunction *f;
 
     if (x) {
         consider(&best, x->due, EV_DUE, NULL);
+    }
+    if (step) {
+        consider(&best, visible ? step_seen(step) : step->at, EV_STEP, NULL);
+    }
+    if (message) {
+        consider(&best, message->at, EV_FAULT_MESSAGE, NULL);
     }
     if (d->cur && (!visible || d->cur->queue->resetting)) {
         consider(&best, d->cur_end, EV_LINK_END, NULL);
@@ -203,7 +249,8 @@ static Event next_event(VfetchDevice *d, bool visible)
             if (t == NEVER) {
                 continue;
             }
-            if (x->service == VFETCH_AT_ONCE) {
+            if (x->service == VFETCH_AT_ONCE ||
+                x->service == VFETCH_BY_COMMAND) {
                 consider(&best, t, EV_LANE_END, x);
             } else if (x->service == VFETCH_BY_MEMORY) {
                 t = later(t, vfetch_duration_ns(x->bytes, d->mem_bytes_per_us));
@@ -324,6 +371,13 @@ static void link_end(VfetchDevice *d)
     d->cur = NULL;
     d->link_free = now;
     x->served += d->cur_bytes;
+    if (x->flight) {
+        vfetch_flight_landed(x, now);
+        if (q->resetting) {
+            vfetch_queue_reset_progress(q);
+        }
+        return;
+    }
     if (!withholds_data(x)) {
         vfetch_transfer_move(x, d->cur_bytes);
     }
@@ -336,28 +390,58 @@ static void link_end(VfetchDevice *d)
 
 static void lane_end(VfetchTransfer *x, int64_t now)
 {
+    if (x->service == VFETCH_BY_COMMAND) {
+        vfetch_command_begin(x, now);
+        return;
+    }
     if (!withholds_data(x)) {
         vfetch_transfer_move_all(x);
     }
     vfetch_transfer_ended(x, now);
 }
 
+/* What is performed next. */
+static Event next_due(VfetchDevice *d)
+{
+    Event e = next_event(d, false, true);
+
+    if (e.kind == EV_STEP && step_late(vfetch_agenda_first(&d->steps))) {
+        d->step_last = !d->step_last;
+        if (!d->step_last) {
+            Event other = next_event(d, false, false);
+
+            return other.at <= vfetch_now() ? other : e;
+        }
+    }
+    return e;
+}
+
+static void take_step(VfetchDevice *d)
+{
+    VfetchAppointment *step = vfetch_agenda_first(&d->steps);
+
+    vfetch_agenda_remove(&d->steps, step);
+    vfetch_strand_due(step, step->at);
+}
+
 /* Performs what is due by now, or the first part of it, and sets the timer. */
 void vfetch_link_run(VfetchDevice *d)
 {
     int64_t now = vfetch_now();
+    VfetchAppointment *message;
     Event e;
 
     if (d->gone) {
         return;
     }
-    if (QTAILQ_EMPTY(&d->busy) && QTAILQ_EMPTY(&d->due)) {
+    if (QTAILQ_EMPTY(&d->busy) && QTAILQ_EMPTY(&d->due) && !d->steps.made &&
+        !d->fault_messages.made) {
         return;
     }
     d->work = 0;
     for (int events = 0; events < BUDGET_EVENTS && d->work < BUDGET_WORK;
          events++) {
-        e = next_event(d, false);
+        e = next_due(d);
         if (e.kind == EV_NONE || e.at > now) {
             break;
         }
@@ -370,6 +454,14 @@ void vfetch_link_run(VfetchDevice *d)
             break;
         case EV_LANE_END:
             lane_end(e.x, e.at);
+            break;
+        case EV_STEP:
+            take_step(d);
+            break;
+        case EV_FAULT_MESSAGE:
+            message = vfetch_agenda_first(&d->fault_messages);
+            vfetch_agenda_remove(&d->fault_messages, message);
+            vfetch_fault_message_due(message, e.at);
             break;
         case EV_LINK_START:
             link_start(d, e.at);
@@ -388,7 +480,7 @@ void vfetch_link_arm(VfetchDevice *d)
     if (d->gone) {
         return;
     }
-    e = next_event(d, true);
+    e = next_event(d, true, true);
     if (e.at == NEVER) {
         timer_del(d->timer);
     } else {
@@ -408,6 +500,7 @@ void vfetch_link_init(VfetchDevice *d)
 {
     QTAILQ_INIT(&d->busy);
     QTAILQ_INIT(&d->due);
+    d->step = g_new0(VfetchStep, 1);
     d->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, link_timer, d);
 }
 
@@ -415,4 +508,8 @@ void vfetch_link_exit(VfetchDevice *d)
 {
     timer_free(d->timer);
     d->timer = NULL;
+    vfetch_agenda_free(&d->steps);
+    vfetch_agenda_free(&d->fault_messages);
+    g_free(d->step);
+    d->step = NULL;
 }

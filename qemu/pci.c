@@ -102,6 +102,7 @@ static bool function_realize(VfetchFunction *f, PCIDevice *pci,
 static void function_exit(VfetchFunction *f)
 {
     vfetch_function_reset(f);
+    vfetch_mmu_exit(f);
     f->dev->fn[f->index] = NULL;
     vfetch_silence_exit(f);
     msix_unuse_all_vectors(f->pci);
@@ -155,14 +156,20 @@ static bool check_range(const char *name, uint64_t value, uint64_t least,
     return true;
 }
 
-static bool check_window(const char *name, uint64_t value, Error **errp)
+static bool check_power(const char *name, uint64_t value, Error **errp)
 {
     if (!is_power_of_2(value)) {
         error_setg(errp, "vfetch: %s=%" PRIu64 " is not a power of two", name,
                    value);
         return false;
     }
-    return check_range(name, value, 4 * KiB, 1 * TiB, errp);
+    return true;
+}
+
+static bool check_window(const char *name, uint64_t value, Error **errp)
+{
+    return check_power(name, value, errp) &&
+           check_range(name, value, 4 * KiB, 1 * TiB, errp);
 }
 
 static bool check_properties(VfetchDevice *d, Error **errp)
@@ -185,7 +192,14 @@ static bool check_properties(VfetchDevice *d, Error **errp)
            check_range("link_quantum", d->link_quantum, 64, VFETCH_MAX_BYTES,
                        errp) &&
            check_range("mem_bytes_per_us", d->mem_bytes_per_us, 1, 100000000,
-                       errp);
+                       errp) &&
+           check_power("tlb_entries", d->tlb_entries, errp) &&
+           check_range("tlb_entries", d->tlb_entries, 8, 65536, errp) &&
+           check_range("tlb_miss_ns", d->tlb_miss_ns, 0, 1000000, errp) &&
+           check_range("invalidate_ns", d->invalidate_ns, 0, 1000000000,
+                       errp) &&
+           check_range("job_slots", d->job_slots, 1, 64, errp) &&
+           check_range("job_strands", d->job_strands, 1, 4096, errp);
 }
 
 /*
@@ -287,13 +301,18 @@ static const Property pf_properties[] = {
     DEFINE_PROP_SIZE("mem_size", VfetchDevice, mem_size, 256 * MiB),
     DEFINE_PROP_SIZE("window_size", VfetchDevice, window_size, 16 * MiB),
     DEFINE_PROP_SIZE("vf_window_size", VfetchDevice, vf_window_size, 4 * MiB),
-    DEFINE_PROP_UINT32("queues", VfetchDevice, queues, 2),
+    DEFINE_PROP_UINT32("queues", VfetchDevice, queues, 3),
     DEFINE_PROP_UINT32("link_latency_ns", VfetchDevice, link_latency_ns, 1000),
     DEFINE_PROP_UINT32("link_bytes_per_us", VfetchDevice, link_bytes_per_us,
                        8000),
     DEFINE_PROP_UINT32("link_quantum", VfetchDevice, link_quantum, 4096),
     DEFINE_PROP_UINT32("mem_bytes_per_us", VfetchDevice, mem_bytes_per_us,
                        100000),
+    DEFINE_PROP_UINT32("tlb_entries", VfetchDevice, tlb_entries, 1024),
+    DEFINE_PROP_UINT32("tlb_miss_ns", VfetchDevice, tlb_miss_ns, 200),
+    DEFINE_PROP_UINT32("invalidate_ns", VfetchDevice, invalidate_ns, 500),
+    DEFINE_PROP_UINT32("job_slots", VfetchDevice, job_slots, 4),
+    DEFINE_PROP_UINT32("job_strands", VfetchDevice, job_strands, 1024),
     DEFINE_PROP_BOOL("x-test", VfetchDevice, test, false),
 };
 

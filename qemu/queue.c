@@ -81,19 +81,32 @@ void vfetch_transfer_free(VfetchTransfer *x)
         QTAILQ_REMOVE(&q->open, x, queue_link);
         break;
     case VFETCH_STUCK:
+    case VFETCH_DELAYED:
+    case VFETCH_ASIDE:
         QTAILQ_REMOVE(&q->open, x, queue_link);
         break;
-    case VFETCH_DELAYED:
-        vfetch_due_remove(x);
+    case VFETCH_JOB:
+        vfetch_job_drop(x, vfetch_now());
         QTAILQ_REMOVE(&q->open, x, queue_link);
         break;
     case VFETCH_HELD:
         QTAILQ_REMOVE(&q->held, x, queue_link);
         break;
     case VFETCH_LATE:
-        vfetch_due_remove(x);
         QTAILQ_REMOVE(&q->late, x, queue_link);
         break;
+    }
+    if (x->on_due) {
+        vfetch_due_remove(x);
+    }
+    if (x->waiting) {
+        /* A command: an invalidation or a cancel. */
+        QTAILQ_REMOVE(x->opcode == VFETCH_OP_CANCEL ? &q->fn->cancels
+                                                    : &q->fn->draining,
+                      x, wait_link);
+    }
+    if (x->opcode == VFETCH_OP_JOB) {
+        vfetch_cancel_progress(x, vfetch_now());
     }
     q->inflight--;
     q->fn->count.depth -= x->counted;
@@ -119,6 +132,21 @@ static bool may_fetch(const VfetchQueue *q)
            q->sq_head != q->sq_tail && q->inflight < VFETCH_MAX_INFLIGHT;
 }
 
+/* To where it waits for its turn, if it has to wait for others at all. */
+static void launch(VfetchTransfer *x, int64_t now)
+{
+    x->ready_at = now + x->queue->fn->dev->link_latency_ns;
+    if (x->service == VFETCH_BY_JOB) {
+        vfetch_job_add(x, now);
+    } else if (x->service == VFETCH_BY_COMMAND &&
+               (x->flags & VFETCH_DESC_RELAXED)) {
+        x->state = VFETCH_ASIDE;
+        vfetch_due_add(x, x->ready_at);
+    } else {
+        vfetch_lane_add(x);
+    }
+}
+
 static void fetch_one(VfetchQueue *q, const struct vfetch_desc *desc,
                       int64_t now)
 {
@@ -126,7 +154,7 @@ static void fetch_one(VfetchQueue *q, const struct vfetch_desc *desc,
 
     vfetch_transfer_validate(x, desc);
     vfetch_fault_apply(x);
-    x->ready_at = now + q->fn->dev->link_latency_ns;
+    x->seq = ++q->fn->dev->seq;
     QTAILQ_INSERT_TAIL(&q->open, x, queue_link);
     if (vfetch_fault(x, VFETCH_FAULT_STUCK) ||
         vfetch_fault(x, VFETCH_FAULT_WEDGED)) {
@@ -134,7 +162,7 @@ static void fetch_one(VfetchQueue *q, const struct vfetch_desc *desc,
         q->stuck = true;
         q->wedged |= vfetch_fault(x, VFETCH_FAULT_WEDGED);
     } else {
-        vfetch_lane_add(x);
+        launch(x, now);
     }
 }
 
@@ -173,8 +201,7 @@ void vfetch_queue_release(VfetchQueue *q, int64_t now)
     }
     QTAILQ_FOREACH_SAFE(x, &q->open, queue_link, next) {
         if (x->state == VFETCH_STUCK) {
-            x->ready_at = now + q->fn->dev->link_latency_ns;
-            vfetch_lane_add(x);
+            launch(x, now);
         }
     }
     vfetch_queue_fetch(q, now);
@@ -202,6 +229,7 @@ static bool write_completion(VfetchTransfer *x)
         .time_ns = cpu_to_le64(x->ended_at),
         .bytes = cpu_to_le32(x->moved),
         .status = cpu_to_le16(x->status),
+        .value = cpu_to_le64(x->value),
         .phase = cpu_to_le16(phase ^ VFETCH_PHASE),
     };
 
@@ -289,7 +317,7 @@ static void complete(VfetchTransfer *x, int64_t now)
     }
 
     if (vfetch_fault(x, VFETCH_FAULT_LATE_DATA) &&
-        x->status == VFETCH_STATUS_OK) {
+        x->status == VFETCH_STATUS_OK && vfetch_moves_data(x)) {
         x = split_late_data(x, now);
     }
     if (vfetch_fault(x, VFETCH_FAULT_CORRUPT)) {
@@ -310,10 +338,12 @@ static void complete(VfetchTransfer *x, int64_t now)
     vfetch_queue_fetch(q, now);
 }
 
-/* The first of its lane has been served. */
+/* It has been served: as the first of its lane, or on none. */
 void vfetch_transfer_ended(VfetchTransfer *x, int64_t now)
 {
-    vfetch_lane_remove(x, now);
+    if (x->state == VFETCH_LANE) {
+        vfetch_lane_remove(x, now);
+    }
     if (vfetch_fault(x, VFETCH_FAULT_DELAY)) {
         x->state = VFETCH_DELAYED;
         vfetch_due_add(x, now + MIN(x->faults->arg[VFETCH_FAULT_DELAY],
@@ -323,13 +353,38 @@ void vfetch_transfer_ended(VfetchTransfer *x, int64_t now)
     }
 }
 
-/* What a fault put off is due: the data, or data and completion. */
+/* A command's time has come: to begin if it is on no lane, or to end. */
+static void command_due(VfetchTransfer *x, int64_t now)
+{
+    if (x->begun) {
+        vfetch_transfer_ended(x, now);
+    } else {
+        vfetch_command_begin(x, now);
+    }
+}
+
+/*
+ * What a fault put off is due: the data, or data and completion. Or a command
+ * or a job is.
+ */
 void vfetch_transfer_due(VfetchTransfer *x, int64_t now)
 {
     VfetchQueue *q = x->queue;
 
+    vfetch_due_remove(x);
+    switch (x->state) {
+    case VFETCH_LANE:
+    case VFETCH_ASIDE:
+        command_due(x, now);
+        return;
+    case VFETCH_JOB:
+        vfetch_job_due(x, now);
+        return;
+    default:
+        break;
+    }
+
     if (x->state == VFETCH_DELAYED) {
-        vfetch_due_remove(x);
         if (!vfetch_fault(x, VFETCH_FAULT_LATE_DATA)) {
             vfetch_transfer_move_all(x);
         }
@@ -390,7 +445,7 @@ static bool config_valid(const VfetchQueue *q)
 {
     return q->order >= VFETCH_MIN_ORDER && q->order <= VFETCH_MAX_ORDER &&
            q->vector < VFETCH_MSIX_VECTORS &&
-           q->class <= VFETCH_CLASS_PRIORITY &&
+           q->class < VFETCH_CLASSES &&
            ring_valid(q->sq_base,
                       ring_entries(q) * sizeof(struct vfetch_desc)) &&
            ring_valid(q->cq_base,
@@ -438,6 +493,7 @@ void vfetch_queue_reset_progress(VfetchQueue *q)
     VfetchTransfer *cur = q->fn->dev->cur;
     VfetchTransfer *x, *next;
 
+    /* (Jobs take their flights along, but for the one on the link.) */
     QTAILQ_FOREACH_SAFE(x, &q->open, queue_link, next) {
         if (x != cur) {
             vfetch_transfer_free(x);
@@ -445,9 +501,10 @@ void vfetch_queue_reset_progress(VfetchQueue *q)
     }
     free_all(&q->held);
     free_all(&q->late);
-    if (QTAILQ_EMPTY(&q->open) && !q->wedged) {
+    if (QTAILQ_EMPTY(&q->open) && QTAILQ_EMPTY(&q->flights) && !q->wedged) {
         queue_empty(q);
     }
+    vfetch_jobs_start(q->fn, vfetch_now());
 }
 
 void vfetch_queue_control(VfetchQueue *q, uint32_t value)
@@ -490,7 +547,13 @@ void vfetch_function_init(VfetchFunction *f)
         QTAILQ_INIT(&q->open);
         QTAILQ_INIT(&q->held);
         QTAILQ_INIT(&q->late);
+        QTAILQ_INIT(&q->flights);
     }
+    QTAILQ_INIT(&f->draining);
+    QTAILQ_INIT(&f->cancels);
+    QTAILQ_INIT(&f->waiting);
+    QTAILQ_INIT(&f->flights);
+    vfetch_fault_ring_init(f);
     f->weight = VFETCH_DEFAULT_WEIGHT;
 }
 
@@ -500,9 +563,14 @@ void vfetch_function_reset(VfetchFunction *f)
     for (uint32_t i = 0; i < VFETCH_MAX_QUEUES; i++) {
         VfetchQueue *q = &f->queue[i];
 
+        VfetchTransfer *x, *next;
+
         free_all(&q->open);
         free_all(&q->held);
         free_all(&q->late);
+        QTAILQ_FOREACH_SAFE(x, &q->flights, queue_link, next) {
+            vfetch_flight_free(x, vfetch_now());
+        }
         queue_empty(q);
         q->sq_base = 0;
         q->cq_base = 0;
@@ -510,6 +578,8 @@ void vfetch_function_reset(VfetchFunction *f)
         q->vector = 0;
         q->class = 0;
     }
+    vfetch_fault_ring_reset(f);
+    vfetch_mmu_reset(f);
     f->messages = 0;
     memset(&f->count, 0, sizeof(f->count));
     f->generation++;

@@ -83,7 +83,9 @@ static bool function_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
         *val = f->index;
         return true;
     case VFETCH_REG_CAPS:
-        *val = f->index ? 0 : VFETCH_CAP_PF | (d->test ? VFETCH_CAP_TEST : 0);
+        *val = VFETCH_CAP_SPACES |
+               (f->index ? 0
+                         : VFETCH_CAP_PF | (d->test ? VFETCH_CAP_TEST : 0));
         return true;
     case VFETCH_REG_QUEUES:
         *val = d->queues;
@@ -126,6 +128,34 @@ static bool function_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
     }
 }
 
+static bool space_read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
+{
+    const VfetchDevice *d = f->dev;
+
+    switch (addr) {
+    case VFETCH_REG_AS_COUNT:
+        *val = f->as_count;
+        return true;
+    case VFETCH_REG_TLB_ENTRIES:
+        *val = d->tlb_entries;
+        return true;
+    case VFETCH_REG_TLB_MISS_NS:
+        *val = d->tlb_miss_ns;
+        return true;
+    case VFETCH_REG_INVALIDATE_NS:
+        *val = d->invalidate_ns;
+        return true;
+    case VFETCH_REG_JOB_SLOTS:
+        *val = d->job_slots;
+        return true;
+    case VFETCH_REG_JOB_STRANDS:
+        *val = d->job_strands;
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* The PF alone has these. */
 static bool partition_read32(VfetchDevice *d, hwaddr addr, uint32_t *val)
 {
@@ -155,7 +185,8 @@ static bool partition_read32(VfetchDevice *d, hwaddr addr, uint32_t *val)
 
 static bool read32(VfetchFunction *f, hwaddr addr, uint32_t *val)
 {
-    return function_read32(f, addr, val) ||
+    return function_read32(f, addr, val) || space_read32(f, addr, val) ||
+           vfetch_fault_read32(f, addr, val) ||
            (f->index == 0 && partition_read32(f->dev, addr, val)) ||
            queue_read32(f, addr, val);
 }
@@ -172,6 +203,12 @@ static uint64_t *settable64(VfetchFunction *f, hwaddr addr)
     if (f->index == 0 && addr == VFETCH_REG_PART_SIZE) {
         return &f->dev->part_size;
     }
+    if (addr == VFETCH_REG_AS_TABLE) {
+        return &f->as_table;
+    }
+    if (addr == VFETCH_REG_FAULT_BASE) {
+        return &f->ring.base;
+    }
     if (q && reg == VFETCH_QREG_SQ_BASE) {
         return &q->sq_base;
     }
@@ -181,13 +218,21 @@ static uint64_t *settable64(VfetchFunction *f, hwaddr addr)
     return NULL;
 }
 
-/* The same, if it can be written now: a queue's only while that is disabled. */
+/*
+ * The same, if it can be written now: a ring's only while that is disabled, the
+ * table's while nobody uses it.
+ */
 static uint64_t *writable64(VfetchFunction *f, hwaddr addr)
 {
     uint32_t reg;
     VfetchQueue *q = queue_at(f, addr, &reg);
 
-    return q && q->enabled ? NULL : settable64(f, addr);
+    if ((q && q->enabled) ||
+        (addr == VFETCH_REG_AS_TABLE && !vfetch_jobs_idle(f)) ||
+        (addr == VFETCH_REG_FAULT_BASE && f->ring.enabled)) {
+        return NULL;
+    }
+    return settable64(f, addr);
 }
 
 #define COUNTER(reg, field) { reg, offsetof(VfetchCounters, field) }
@@ -205,6 +250,15 @@ static const struct {
     COUNTER(VFETCH_REG_BUSY_NS, busy_ns),
     COUNTER(VFETCH_REG_WAIT_NS, wait_ns),
     COUNTER(VFETCH_REG_INTERRUPTS, interrupts),
+    COUNTER(VFETCH_REG_TLB_HITS, tlb_hits),
+    COUNTER(VFETCH_REG_TLB_MISSES, tlb_misses),
+    COUNTER(VFETCH_REG_FAULTS, faults),
+    COUNTER(VFETCH_REG_FAULT_WAIT_STRAND_NS, fault_wait_strand_ns),
+    COUNTER(VFETCH_REG_REPLAYS, replays),
+    COUNTER(VFETCH_REG_INVALIDATIONS, invalidations),
+    COUNTER(VFETCH_REG_JOBS, jobs),
+    COUNTER(VFETCH_REG_REMOTE_READ, remote_read),
+    COUNTER(VFETCH_REG_REMOTE_WRITTEN, remote_written),
 };
 
 static bool counter_read64(VfetchFunction *f, hwaddr addr, uint64_t *val)
@@ -294,9 +348,19 @@ static bool partition_write32(VfetchDevice *d, hwaddr addr, uint32_t val)
     }
 }
 
+static bool space_write32(VfetchFunction *f, hwaddr addr, uint32_t val)
+{
+    if (addr == VFETCH_REG_AS_COUNT) {
+        f->as_count = vfetch_jobs_idle(f) ? val : f->as_count;
+        return true;
+    }
+    return vfetch_fault_write32(f, addr, val);
+}
+
 static bool write32(VfetchFunction *f, hwaddr addr, uint32_t val)
 {
-    return (f->index == 0 && partition_write32(f->dev, addr, val)) ||
+    return space_write32(f, addr, val) ||
+           (f->index == 0 && partition_write32(f->dev, addr, val)) ||
            queue_write32(f, addr, val);
 }
 

@@ -41,7 +41,9 @@ bool vfetch_dma_write(VfetchFunction *f, uint64_t addr, const void *buf,
 static uint16_t check(VfetchTransfer *x, const struct vfetch_desc *desc)
 {
     const VfetchFunction *f = x->queue->fn;
+    bool compute = x->queue->class == VFETCH_CLASS_COMPUTE;
     uint8_t allowed = VFETCH_DESC_QUIET;
+    bool in_space = false;      /* asid says something */
 
     switch (x->opcode) {
     case VFETCH_OP_READ:
@@ -54,16 +56,41 @@ static uint16_t check(VfetchTransfer *x, const struct vfetch_desc *desc)
         break;
     case VFETCH_OP_FENCE:
         break;
+    case VFETCH_OP_INVALIDATE:
+        in_space = true;
+        allowed |= VFETCH_DESC_RELAXED;
+        break;
+    case VFETCH_OP_CANCEL:
+        allowed |= VFETCH_DESC_RELAXED;
+        break;
+    case VFETCH_OP_JOB:
+        in_space = true;
+        break;
     default:
         return VFETCH_STATUS_OPCODE;
     }
-    if ((x->flags & ~allowed) || desc->asid || desc->reserved1[0] ||
+    if (x->opcode != VFETCH_OP_FENCE &&
+        compute != (x->opcode == VFETCH_OP_JOB)) {
+        return VFETCH_STATUS_CLASS;
+    }
+    if ((x->flags & ~allowed) || (x->asid && !in_space) || desc->reserved1[0] ||
         desc->reserved1[1] || desc->reserved1[2] ||
         (x->sg_entries && !(x->flags & VFETCH_DESC_SG))) {
         return VFETCH_STATUS_FLAGS;
     }
-    if (x->opcode == VFETCH_OP_FENCE) {
+    switch (x->opcode) {
+    case VFETCH_OP_FENCE:
+    case VFETCH_OP_CANCEL:
         return x->bytes ? VFETCH_STATUS_LENGTH : VFETCH_STATUS_OK;
+    case VFETCH_OP_INVALIDATE:
+        return x->bytes ? VFETCH_STATUS_LENGTH :
+               x->asid >= VFETCH_MAX_AS && x->asid != VFETCH_AS_ALL
+               ? VFETCH_STATUS_AS : VFETCH_STATUS_OK;
+    case VFETCH_OP_JOB:
+        return x->bytes != sizeof(struct vfetch_job) ? VFETCH_STATUS_LENGTH
+                                                     : VFETCH_STATUS_OK;
+    default:
+        break;
     }
     if (!x->bytes || x->bytes > VFETCH_MAX_BYTES ||
         (x->opcode == VFETCH_OP_FILL && x->bytes % 8)) {
@@ -88,7 +115,9 @@ void vfetch_transfer_validate(VfetchTransfer *x, const struct vfetch_desc *desc)
     x->flags = desc->flags;
     x->sg_entries = le16_to_cpu(desc->sg_entries);
     x->tag = le32_to_cpu(desc->tag);
+    x->asid = le32_to_cpu(desc->asid);
     x->transaction = le64_to_cpu(desc->transaction);
+    x->id = x->transaction;
     x->device_addr = le64_to_cpu(desc->device_addr);
     x->host_addr = le64_to_cpu(desc->host_addr);
     x->bytes = le32_to_cpu(desc->bytes);
@@ -99,8 +128,25 @@ void vfetch_transfer_validate(VfetchTransfer *x, const struct vfetch_desc *desc)
         x->service = VFETCH_AT_ONCE;
     } else if (x->opcode == VFETCH_OP_READ || x->opcode == VFETCH_OP_WRITE) {
         x->service = VFETCH_BY_LINK;
-    } else {
+    } else if (x->opcode == VFETCH_OP_FILL || x->opcode == VFETCH_OP_COPY) {
         x->service = VFETCH_BY_MEMORY;
+    } else if (x->opcode == VFETCH_OP_JOB) {
+        x->service = VFETCH_BY_JOB;
+    } else {
+        x->service = VFETCH_BY_COMMAND;
+    }
+}
+
+/* A command is the first of its lane, or waits for none: it takes effect. */
+void vfetch_command_begin(VfetchTransfer *x, int64_t now)
+{
+    x->begun = true;
+    x->begun_at = now;
+    x->seq = ++x->queue->fn->dev->seq;
+    if (x->opcode == VFETCH_OP_INVALIDATE) {
+        vfetch_invalidate_begin(x, now);
+    } else {
+        vfetch_cancel_begin(x, now);
     }
 }
 

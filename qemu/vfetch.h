@@ -9,6 +9,12 @@
  *   queue.c     queue pairs: life cycle, doorbells, fetching, completions
  *   transfer.c  descriptors: validation, moving the data
  *   link.c      time: who uses the link when, and what happens next
+ *   agenda.c    what is due when: a heap
+ *   mmu.c       address spaces: page tables, the TLB, invalidation
+ *   faultring.c page faults: the ring, its message, replay
+ *   job.c       jobs: from descriptor to completion; cancelling
+ *   step.c      what a strand does at one time, and its way over the link
+ *   kernels*.c  what jobs compute; they see job.h and not this file
  *   interrupt.c MSI-X messages
  *   fault.c     faults on demand: rules, BAR5, x-inject
  *   hotplug.c   surprise removal
@@ -53,10 +59,30 @@ typedef struct VfetchDevice VfetchDevice;
 typedef struct VfetchFunction VfetchFunction;
 typedef struct VfetchQueue VfetchQueue;
 typedef struct VfetchTransfer VfetchTransfer;
+typedef struct VfetchJob VfetchJob;
+typedef struct VfetchStrand VfetchStrand;
+typedef struct VfetchFlight VfetchFlight;
+typedef struct VfetchStep VfetchStep;
 
 DECLARE_INSTANCE_CHECKER(VfetchDevice, VFETCH, TYPE_VFETCH)
 
 typedef QTAILQ_HEAD(, VfetchTransfer) VfetchTransferList;
+typedef QTAILQ_HEAD(, VfetchStrand) VfetchStrandList;
+typedef QTAILQ_HEAD(, VfetchFlight) VfetchFlightList;
+
+/* Something that happens at a time; part of what it happens to. */
+typedef struct VfetchAppointment {
+    int64_t at;
+    uint64_t order;             /* among those of the same time */
+    uint32_t place;             /* in the heap, from 1; 0: none made */
+} VfetchAppointment;
+
+typedef struct VfetchAgenda {
+    VfetchAppointment **heap;   /* from 1 */
+    uint32_t made;
+    uint32_t room;
+    uint64_t order;
+} VfetchAgenda;
 
 /* What the rules that hit a descriptor want done to it (fault.c). */
 typedef struct VfetchFaults {
@@ -71,6 +97,8 @@ typedef enum VfetchTransferState {
     VFETCH_DELAYED,             /* open: served, ends later */
     VFETCH_HELD,                /* held: ended, the completion ring is full */
     VFETCH_LATE,                /* late: completed, its data follows */
+    VFETCH_ASIDE,               /* open: a command that waits for no lane */
+    VFETCH_JOB,                 /* open: waiting to run, or running */
 } VfetchTransferState;
 
 /* How a transfer is served once it is the first of its lane. */
@@ -78,6 +106,8 @@ typedef enum VfetchService {
     VFETCH_BY_LINK,             /* read, write */
     VFETCH_BY_MEMORY,           /* fill, copy */
     VFETCH_AT_ONCE,             /* nothing to move: fence, errors */
+    VFETCH_BY_COMMAND,          /* invalidate, cancel */
+    VFETCH_BY_JOB,              /* on no lane */
 } VfetchService;
 
 /* A descriptor from when it is fetched until nothing of it is left. */
@@ -93,7 +123,9 @@ struct VfetchTransfer {
     uint32_t served;            /* of them, by the link */
     uint32_t moved;             /* of those, for the completion */
     uint32_t tag;
+    uint32_t asid;
     uint64_t transaction;
+    uint64_t value;             /* of a job */
     uint64_t device_addr;
     uint64_t host_addr;
     int64_t ready_at;
@@ -107,8 +139,26 @@ struct VfetchTransfer {
     QTAILQ_ENTRY(VfetchTransfer) lane_link;
     QTAILQ_ENTRY(VfetchTransfer) queue_link;
     QTAILQ_ENTRY(VfetchTransfer) due_link;
-    int64_t due;                /* DELAYED and LATE */
+    int64_t due;
+    bool on_due;
+
+    /* Commands and jobs. */
+    uint64_t id;                /* transaction, whatever becomes of that */
+    uint64_t seq;               /* job: fetched; command: begun. 0: not yet */
+    bool begun;                 /* the command */
+    int64_t begun_at;
+    uint32_t pending;           /* what the command still waits for */
+    QTAILQ_ENTRY(VfetchTransfer) wait_link; /* draining, cancels, waiting */
+    bool waiting;               /* it is on one of them */
+    VfetchJob *job;             /* it runs */
+    VfetchFlight *flight;       /* no descriptor: a step on its way */
 };
+
+/* Of the opcodes that do. */
+static inline bool vfetch_moves_data(const VfetchTransfer *x)
+{
+    return x->service == VFETCH_BY_LINK || x->service == VFETCH_BY_MEMORY;
+}
 
 struct VfetchQueue {
     VfetchFunction *fn;
@@ -140,6 +190,7 @@ struct VfetchQueue {
     VfetchTransferList held;    /* in the order of ending */
     VfetchTransferList late;
     uint32_t inflight;          /* on any of the three */
+    VfetchTransferList flights; /* of its jobs */
     int64_t last_end;           /* when the last one left `open` */
 };
 
@@ -149,13 +200,19 @@ typedef struct VfetchLane {
     int64_t since;              /* when the first one became the first */
 } VfetchLane;
 
-#define VFETCH_CLASSES  2
+#define VFETCH_CLASSES  3
 #define VFETCH_LANES    (2 * VFETCH_CLASSES)
 
 /* In the order of precedence; within a class the two alternate. */
 static inline int vfetch_lane_index(uint32_t class, bool relaxed)
 {
-    return 2 * (class == VFETCH_CLASS_PRIORITY ? 0 : 1) + (relaxed ? 0 : 1);
+    static const int precedence[VFETCH_CLASSES] = {
+        [VFETCH_CLASS_PRIORITY] = 0,
+        [VFETCH_CLASS_ORDINARY] = 1,
+        [VFETCH_CLASS_COMPUTE] = 2, /* fences and errors */
+    };
+
+    return 2 * precedence[class] + (relaxed ? 0 : 1);
 }
 
 typedef struct VfetchCounters {
@@ -170,7 +227,68 @@ typedef struct VfetchCounters {
     uint64_t interrupts;
     uint32_t depth;
     uint32_t depth_max;
+    uint64_t tlb_hits;
+    uint64_t tlb_misses;
+    uint64_t faults;
+    uint64_t fault_wait_strand_ns;
+    uint64_t replays;
+    uint64_t invalidations;
+    uint64_t jobs;
+    uint64_t remote_read;
+    uint64_t remote_written;
 } VfetchCounters;
+
+/* What a job remembers of its struct vfetch_as. */
+typedef struct VfetchSpace {
+    uint32_t asid;
+    uint32_t flags;             /* VFETCH_AS_* */
+    uint64_t root;
+    uint64_t pages;
+} VfetchSpace;
+
+typedef struct VfetchTlbEntry {
+    uint64_t page;
+    uint64_t addr;              /* in the function's memory; remote: on the bus */
+    uint64_t mark;              /* bus address of its byte; 0: none */
+    uint64_t used;              /* when, by the TLB's count of uses */
+    uint32_t asid;
+    uint32_t flags;             /* VFETCH_TLB_* */
+} VfetchTlbEntry;
+
+#define VFETCH_TLB_VALID    0x1
+#define VFETCH_TLB_WRITE    0x2
+#define VFETCH_TLB_REMOTE   0x4
+#define VFETCH_TLB_DIRTY    0x8 /* its mark says so */
+
+typedef enum VfetchWalk {
+    VFETCH_WALK_OK,
+    VFETCH_WALK_ABSENT,
+    VFETCH_WALK_READ_ONLY,
+    VFETCH_WALK_MALFORMED,
+} VfetchWalk;
+
+/* The fault ring, and who waits because of a fault. */
+typedef struct VfetchFaultRing {
+    /* Registers. */
+    uint64_t base;
+    uint32_t order;
+    uint32_t vector;
+    uint32_t min;
+    uint32_t wait_ns;
+    bool enabled;
+    uint8_t error;              /* VFETCH_FERR_* */
+
+    /* Free-running; the ring and the registers see the low 16 bits. */
+    uint64_t head;
+    uint64_t tail;
+    bool armed;
+    bool quiet;                 /* the next message is lost, by a rule */
+    bool stop_untold;           /* stopped, and no message said so yet */
+    int64_t *written;           /* when each entry was */
+    VfetchAppointment message;  /* when the oldest record is old enough */
+    VfetchStrandList told;      /* wait for a replay */
+    VfetchStrandList untold;    /* wait for room in the ring as well */
+} VfetchFaultRing;
 
 struct VfetchFunction {
     VfetchDevice *dev;
@@ -193,6 +311,17 @@ struct VfetchFunction {
     int64_t last_served;        /* when its last quantum ended */
 
     uint32_t messages;          /* bit v: vector v wants a message */
+
+    uint64_t as_table;
+    uint32_t as_count;
+    VfetchTlbEntry *tlb;        /* NULL: never used */
+    uint64_t tlb_uses;
+    VfetchFaultRing ring;
+    VfetchTransferList draining; /* invalidations that wait for flights */
+    VfetchTransferList cancels; /* that wait for jobs to end */
+    VfetchTransferList waiting; /* jobs that wait for a slot */
+    uint32_t running;           /* jobs in slots */
+    VfetchFlightList flights;
 
     MemoryRegion regs;
     MemoryRegion window;
@@ -224,6 +353,11 @@ struct VfetchDevice {
     uint32_t link_bytes_per_us;
     uint32_t link_quantum;
     uint32_t mem_bytes_per_us;
+    uint32_t tlb_entries;
+    uint32_t tlb_miss_ns;
+    uint32_t invalidate_ns;
+    uint32_t job_slots;
+    uint32_t job_strands;
     bool test;
 
     uint8_t *mem;
@@ -251,7 +385,13 @@ struct VfetchDevice {
     int64_t link_free;          /* when the last quantum ended */
     uint64_t share;             /* virtual time */
     uint64_t work;              /* done since vfetch_link_run() began */
-    QTAILQ_HEAD(, VfetchTransfer) due; /* DELAYED and LATE, soonest first */
+    QTAILQ_HEAD(, VfetchTransfer) due; /* soonest first */
+
+    VfetchAgenda steps;         /* of strands */
+    VfetchAgenda fault_messages;
+    VfetchStep *step;           /* the one that is being taken */
+    bool step_last;             /* which of two that are late was served */
+    uint64_t seq;               /* orders commands, jobs and flights */
 
     /* Faults on demand (fault.c). */
     MemoryRegion test_regs;
@@ -328,6 +468,7 @@ void vfetch_transfer_due(VfetchTransfer *x, int64_t now);
 void vfetch_transfer_free(VfetchTransfer *x);
 
 /* transfer.c */
+void vfetch_command_begin(VfetchTransfer *x, int64_t now);
 void vfetch_transfer_validate(VfetchTransfer *x,
                               const struct vfetch_desc *desc);
 void vfetch_transfer_move(VfetchTransfer *x, uint32_t bytes);
@@ -335,6 +476,51 @@ void vfetch_transfer_move_all(VfetchTransfer *x);
 bool vfetch_dma_read(VfetchFunction *f, uint64_t addr, void *buf, uint64_t len);
 bool vfetch_dma_write(VfetchFunction *f, uint64_t addr, const void *buf,
                       uint64_t len);
+
+/* agenda.c */
+void vfetch_agenda_add(VfetchAgenda *a, VfetchAppointment *e, int64_t at);
+void vfetch_agenda_remove(VfetchAgenda *a, VfetchAppointment *e);
+void vfetch_agenda_free(VfetchAgenda *a);
+static inline VfetchAppointment *vfetch_agenda_first(const VfetchAgenda *a)
+{
+    return a->made ? a->heap[1] : NULL;
+}
+
+/* mmu.c */
+uint16_t vfetch_space_open(VfetchFunction *f, uint32_t asid, VfetchSpace *as);
+VfetchWalk vfetch_translate(VfetchFunction *f, const VfetchSpace *as,
+                            uint64_t page, bool write, VfetchTlbEntry *found,
+                            uint32_t *walks);
+void vfetch_invalidate_begin(VfetchTransfer *x, int64_t now);
+void vfetch_flight_left(VfetchFunction *f, const VfetchFlight *flight,
+                        int64_t now);
+void vfetch_mmu_reset(VfetchFunction *f);
+void vfetch_mmu_exit(VfetchFunction *f);
+
+/* faultring.c */
+void vfetch_fault_report(VfetchStrand *s, int64_t now);
+void vfetch_fault_forget(VfetchStrand *s, int64_t now);
+void vfetch_fault_message_due(VfetchAppointment *e, int64_t now);
+bool vfetch_fault_read32(VfetchFunction *f, hwaddr addr, uint32_t *val);
+bool vfetch_fault_write32(VfetchFunction *f, hwaddr addr, uint32_t val);
+void vfetch_fault_ring_init(VfetchFunction *f);
+void vfetch_fault_ring_reset(VfetchFunction *f);
+
+/* job.c */
+void vfetch_job_add(VfetchTransfer *x, int64_t now);
+void vfetch_job_due(VfetchTransfer *x, int64_t now);
+void vfetch_job_drop(VfetchTransfer *x, int64_t now);
+void vfetch_jobs_start(VfetchFunction *f, int64_t now);
+bool vfetch_jobs_idle(const VfetchFunction *f);
+void vfetch_strand_due(VfetchAppointment *e, int64_t now);
+void vfetch_strand_retry(VfetchStrand *s, int64_t now);
+void vfetch_cancel_begin(VfetchTransfer *c, int64_t now);
+void vfetch_cancel_progress(VfetchTransfer *x, int64_t now);
+
+/* step.c */
+void vfetch_flight_landed(VfetchTransfer *x, int64_t now);
+void vfetch_flight_free(VfetchTransfer *x, int64_t now);
+void vfetch_flight_abandon(VfetchTransfer *x, int64_t now);
 
 /* link.c */
 void vfetch_link_init(VfetchDevice *d);
@@ -355,6 +541,7 @@ void vfetch_messages_send(VfetchDevice *d);
 void vfetch_fault_class_init(ObjectClass *klass);
 void vfetch_fault_regs_init(VfetchDevice *d);
 void vfetch_fault_apply(VfetchTransfer *x);
+void vfetch_fault_apply_record(VfetchFunction *f, VfetchFaults *faults);
 static inline bool vfetch_fault(const VfetchTransfer *x, unsigned kind)
 {
     return x->faults && (x->faults->kinds & (1u << kind));

@@ -61,7 +61,7 @@ compile_inside() {
   cd "$VFETCH_TOP"
   local objects=() source object pid flags pids=()
   read -ra flags <<< "$(pkg-config --cflags glib-2.0 pixman-1)"
-  flags+=(-std=gnu11 -O2 -g -fPIC -fno-strict-aliasing -fwrapv -ftrivial-auto-var-init=zero
+  flags+=(-std=gnu11 -O2 -g -fPIC -fno-strict-aliasing -fwrapv -ffp-contract=off -ftrivial-auto-var-init=zero
     -isystem "$qemu/build" -isystem "$qemu/source/include" -isystem "$qemu/source" -isystem "$qemu/build/qapi"
     -isystem "$qemu/source/host/include/x86_64" -isystem "$qemu/source/host/include/generic"
     -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -include qemu/osdep.h)

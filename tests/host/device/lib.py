@@ -21,19 +21,23 @@ TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
 
 
 class Header:
-    """The #defines of a C header as attributes, its structs as Struct."""
+    """The #defines of C headers as attributes, its structs as Struct."""
 
     _SIZES = {"__u8": "B", "__u16": "H", "__u32": "I", "__u64": "Q"}
 
-    def __init__(self, path, prefix):
-        text = re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S)
+    def __init__(self, prefix, *paths):
+        for path in paths:
+            self._read(re.sub(r"/\*.*?\*/", "", open(path).read(), flags=re.S), prefix)
+
+    def _read(self, text, prefix):
         for name, value in re.findall(rf"^#define\s+{prefix}(\w+)[ \t]+(\S.*?)\s*$", text, re.M):
             if re.fullmatch(r"[\w() <]+", value):
                 setattr(self, name, eval(re.sub(r"(?i)\b(0x[0-9a-f]+|[0-9]+)(ull?)?\b", r"\1", value)))
         for name, body in re.findall(rf"struct {prefix.lower()}(\w+)\s*{{(.*?)}};", text, re.S):
             code, fields = "<", []
-            for kind, field, count in re.findall(r"(__u\d+)\s+(\w+)(?:\[(\d+)\])?;", body):
-                for i in range(int(count or 1)):
+            for kind, field, count in re.findall(r"(__u\d+)\s+(\w+)(?:\[(\w+)\])?;", body):
+                for i in range(int(count or 1) if count.isdigit() or not count
+                               else getattr(self, count.removeprefix(prefix))):
                     code += self._SIZES[kind]
                     fields.append(field + (str(i) if count else ""))
             setattr(self, name, Struct(code, fields))
@@ -57,7 +61,7 @@ class Struct:
         return struct.calcsize(self._code.format[: i + 1])
 
 
-HW = Header(os.path.join(TOP, "include/vfetch_hw.h"), "VFETCH_")
+HW = Header("VFETCH_", os.path.join(TOP, "include/uapi/linux/vfetch_job.h"), os.path.join(TOP, "include/vfetch_hw.h"))
 
 
 class Port(namedtuple("Port", "name devfn bus mem32 mem64")):

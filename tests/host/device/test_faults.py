@@ -232,7 +232,7 @@ class Faults(DeviceTest):
 
     def test_bad_rules_are_refused(self):
         for fields in ({"kind": 0}, {"kind": HW.FAULT_KINDS + 1}, {"kind": 1, "function": 2},
-                       {"kind": 1, "queue": 2}, {"kind": 1, "opcode": 6}, {"kind": 1, "count": 0},
+                       {"kind": 1, "queue": 3}, {"kind": 1, "opcode": 9}, {"kind": 1, "count": 0},
                        {"kind": HW.FAULT_FAIL, "arg": 1 << 16}):
             self.assertEqual(self.arm(**fields), EINVAL, fields)
         self.dev.set_test(HW.TEST_COMMAND, 3)

@@ -13,7 +13,7 @@ class Pci(DeviceTest):
         self.assertEqual(pf.reg(HW.REG_ID), HW.ID)
         self.assertEqual(pf.reg(HW.REG_VERSION), HW.VERSION_MAJOR << 16 | HW.VERSION_MINOR)
         self.assertEqual(pf.reg(HW.REG_FUNCTION), 0)
-        self.assertEqual(pf.reg(HW.REG_CAPS), HW.CAP_PF)
+        self.assertEqual(pf.reg(HW.REG_CAPS), HW.CAP_PF | HW.CAP_SPACES)
         self.assertEqual(pf.reg(HW.REG_PART_COUNT), 9)
 
     def test_capabilities_are_there(self):
@@ -42,7 +42,8 @@ class Pci(DeviceTest):
 
     def test_properties_show_in_registers(self):
         pf = self.pf(total_vfs=3, mem_size="32M", queues=5, link_latency_ns=700, link_bytes_per_us=4000,
-                     link_quantum=1024, mem_bytes_per_us=5000, window_size="1M", x__test="on")
+                     link_quantum=1024, mem_bytes_per_us=5000, window_size="1M", x__test="on", tlb_entries=64,
+                     tlb_miss_ns=90, invalidate_ns=800, job_slots=2, job_strands=33)
         self.assertEqual(pf.reg(HW.REG_PART_COUNT), 4)
         self.assertEqual(pf.reg(HW.REG_MEM_TOTAL, 8), 32 << 20)
         self.assertEqual(pf.reg(HW.REG_MEM_SIZE, 8), 32 << 20)
@@ -52,12 +53,16 @@ class Pci(DeviceTest):
         self.assertEqual(pf.reg(HW.REG_LINK_BYTES_PER_US), 4000)
         self.assertEqual(pf.reg(HW.REG_LINK_QUANTUM), 1024)
         self.assertEqual(pf.reg(HW.REG_MEM_BYTES_PER_US), 5000)
-        self.assertEqual(pf.reg(HW.REG_CAPS), HW.CAP_PF | HW.CAP_TEST)
+        self.assertEqual([pf.reg(r) for r in (HW.REG_TLB_ENTRIES, HW.REG_TLB_MISS_NS, HW.REG_INVALIDATE_NS,
+                                              HW.REG_JOB_SLOTS, HW.REG_JOB_STRANDS)], [64, 90, 800, 2, 33])
+        self.assertEqual(pf.reg(HW.REG_CAPS), HW.CAP_PF | HW.CAP_TEST | HW.CAP_SPACES)
 
     def test_bad_properties_are_refused_by_name(self):
         for name, value in (("total_vfs", 256), ("queues", 1), ("queues", 9), ("mem_size", "100000"),
                             ("mem_size", 0), ("window_size", "3M"), ("vf_window_size", "1K"),
-                            ("link_quantum", 0), ("link_bytes_per_us", 0), ("mem_bytes_per_us", 0)):
+                            ("link_quantum", 0), ("link_bytes_per_us", 0), ("mem_bytes_per_us", 0),
+                            ("tlb_entries", 4), ("tlb_entries", 100), ("tlb_miss_ns", 1000001),
+                            ("invalidate_ns", 1000000001), ("job_slots", 0), ("job_strands", 4097)):
             with self.subTest(name=name, value=value):
                 with self.assertRaises(Died) as caught:
                     Machine(**{name: value}).close()
@@ -144,7 +149,7 @@ class Sriov(DeviceTest):
         for n, vf in enumerate(vfs, 1):
             self.assertEqual(vf.reg(HW.REG_ID), HW.ID)
             self.assertEqual(vf.reg(HW.REG_FUNCTION), n)
-            self.assertEqual(vf.reg(HW.REG_CAPS), 0)
+            self.assertEqual(vf.reg(HW.REG_CAPS), HW.CAP_SPACES)
             self.assertTrue(vf.cfg(vf.cap[CAP_EXP] + 4) & 1 << 28, "FLR capable")
 
     def test_vfs_have_no_partition_registers(self):

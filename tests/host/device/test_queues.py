@@ -36,7 +36,7 @@ class LifeCycle(DeviceTest):
                 HW.QREG_CLASS: 0}
         bad = [(HW.QREG_SQ_BASE, 0x100020), (HW.QREG_CQ_BASE, 0x200001), (HW.QREG_SQ_BASE, (1 << 64) - 64),
                (HW.QREG_ORDER, HW.MIN_ORDER - 1), (HW.QREG_ORDER, HW.MAX_ORDER + 1), (HW.QREG_ORDER, 0xFFFFFFFF),
-               (HW.QREG_VECTOR, HW.MSIX_VECTORS), (HW.QREG_CLASS, 2)]
+               (HW.QREG_VECTOR, HW.MSIX_VECTORS), (HW.QREG_CLASS, 3)]
         q = pf.queue(enable=False)
         for n, (reg, value) in enumerate(bad, 1):
             for r, v in {**good, reg: value}.items():

@@ -149,7 +149,7 @@ class ScatterLists(DeviceTest):
 class Statuses(DeviceTest):
     def test_unknown_opcodes(self):
         q = self.pf().queue()
-        for opcode in (0, 6, 255):
+        for opcode in (0, 9, 255):
             self.assertStatus(q.run(opcode, bytes=8), HW.STATUS_OPCODE, 0)
 
     def test_flags_and_reserved_fields(self):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What jobs compute, against the same computed here, bit by bit: resident, by
+single pages that come and go, from host memory, in every order."""
+
+import kernels
+from case import DeviceTest
+from lib import HW
+from spaces import PAGE, Pager, Spaces
+
+ORDERS = (HW.JOB_INTERLEAVED, HW.JOB_BLOCKED, HW.JOB_SHUFFLED)
+
+
+class Kernels(DeviceTest):
+    def check(self, case, pager, done):
+        self.assertStatus(done, HW.STATUS_OK, 0)
+        self.assertEqual(done.value, case.value)
+        for page in range(case.pages):
+            at = slice(page * PAGE, (page + 1) * PAGE)
+            self.assertEqual(pager.contents[at], case.expected[at], f"page {page}")
+        if pager.there:
+            f = pager.s.f
+            self.assertGreater(f.counter("REMOTE_READ") + f.counter("REMOTE_WRITTEN"), 0)
+
+    def each(self, pager_of, **fields):
+        """Every kernel in every order, with 1 and with more strands. Returns the pagers."""
+        pagers = []
+        for n, kernel in enumerate(kernels.ALL):
+            case = kernels.make(kernel, n)
+            for order in ORDERS:
+                strands = (1, 7, 64)[(n + order) % 3]
+                s = Spaces(self.pf(mem_size="1M", **fields))
+                pager = pager_of(s.space(1, case.pages), case)
+                try:
+                    done = pager.run(case.kind, *case.arguments, order=order, strands=strands)
+                    self.check(case, pager, done)
+                except AssertionError as e:
+                    raise AssertionError(f"{kernel.__name__}, order {order}, {strands} strands: {e}") from e
+                s.m.close()
+                pagers.append(pager)
+        return pagers
+
+    def test_each_computes_what_the_host_does(self):
+        for pager in self.each(lambda space, case: Pager(space, case.contents)):
+            self.assertEqual(pager.evictions, 0)
+
+    def test_each_does_in_eight_frames_with_a_tiny_tlb(self):
+        pagers = self.each(lambda space, case: Pager(space, case.contents, room=8, read_only_first=True),
+                           tlb_entries=8)
+        self.assertGreater(sum(p.evictions for p in pagers), 100)
+        self.assertGreater(sum(r.reason == HW.REASON_READ_ONLY for p in pagers for b in p.batches for r in b), 100)
+
+    def test_each_does_in_host_memory(self):
+        self.each(lambda space, case: Pager(space, case.contents, remote=lambda page: page % 3))
