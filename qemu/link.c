@@ -10,9 +10,10 @@
  * no timer for each quantum: one timer fires when the guest can next notice
  * something (a completion), and whoever looks earlier runs the model first.
  *
- * The link carries one quantum at a time. A function has four lanes, each
- * first in, first out: relaxed and ordered, of the priority class and of the
- * ordinary class. The first transfer of a lane may use the link
+ * The link carries one quantum at a time. A function has lanes, each first in,
+ * first out: relaxed and ordered, of the priority class and of the ordinary
+ * class; and one for its jobs' flights. The first transfer of a lane may use the
+ * link
  *
  *     from  max(its ready time, when it became the first)  on.
  *
@@ -20,7 +21,7 @@
  * (start-time fair queueing: a quantum advances the function's virtual time
  * by bytes / weight, and one that was idle starts at the link's), then to the
  * function's priority class; within a class the relaxed and the ordered lane
- * alternate. Fills and copies take their time off the link, at the head of
+ * alternate, and flights with the ordinary class. Fills and copies take their time off the link, at the head of
  * their lane.
  */
 #include "qemu/osdep.h"
@@ -45,13 +46,14 @@
 #define STEP_GRID_NS    1000
 
 /*
- * Jobs may ask for more than this host can compute. Steps that are so late take
- * turns with everything else, so that nobody's transfers are late for them, and
- * are left alone now and then, for the guest to get a word in. (With -icount the
+ * Jobs may ask for more than this host can compute. Of steps that are so late a
+ * few are taken at a time, in turns with everything else, so that nobody's
+ * transfers are late for them; then the guest gets a word in. (With -icount the
  * clock waits for the device, and nothing is ever late.)
  */
-#define STEP_LATE_NS    1000000
-#define STEP_REST_NS    200000
+#define STEP_LATE_NS        1000000
+#define STEP_REST_NS        100000
+#define BUDGET_LATE_STEPS   256
 
 typedef enum EventKind {
     EV_NONE,
@@ -81,9 +83,6 @@ static int64_t later(int64_t t, uint64_t ns)
 
 static int lane_of(const VfetchTransfer *x)
 {
-    if (x->flight) {
-        return vfetch_lane_index(VFETCH_CLASS_ORDINARY, true);
-    }
     return vfetch_lane_index(x->queue->class, x->flags & VFETCH_DESC_RELAXED);
 }
 
@@ -281,10 +280,18 @@ static bool share_before(uint64_t a, uint64_t b)
     return (int64_t)(a - b) < 0;
 }
 
+/* Either, or that which was not the last of the two. */
+static VfetchTransfer *in_turn(VfetchTransfer *a, VfetchTransfer *b,
+                               bool a_last)
+{
+    return a && (!b || !a_last) ? a : b;
+}
+
 /* What the link would take of @f at @now, and since when @f waits for it. */
 static VfetchTransfer *candidate(VfetchFunction *f, int64_t now, int64_t *since)
 {
     VfetchTransfer *ready[VFETCH_LANES] = { NULL };
+    VfetchTransfer *class[VFETCH_CLASSES];
 
     *since = NEVER;
     for (uint32_t left = f->lanes; left; left &= left - 1) {
@@ -300,17 +307,10 @@ static VfetchTransfer *candidate(VfetchFunction *f, int64_t now, int64_t *since)
             }
         }
     }
-    for (int i = 0; i < VFETCH_LANES; i += 2) {
-        VfetchTransfer *relaxed = ready[i], *ordered = ready[i + 1];
-
-        if (relaxed && ordered) {
-            return f->relaxed_last ? ordered : relaxed;
-        }
-        if (relaxed || ordered) {
-            return relaxed ? relaxed : ordered;
-        }
+    for (int i = 0; i < VFETCH_CLASSES; i++) {
+        class[i] = in_turn(ready[2 * i], ready[2 * i + 1], f->relaxed_last);
     }
-    return NULL;
+    return class[0] ?: in_turn(class[2], class[1], f->flight_last);
 }
 
 static void link_start(VfetchDevice *d, int64_t now)
@@ -349,7 +349,10 @@ static void link_start(VfetchDevice *d, int64_t now)
     d->cur_end = now + ns;
     d->share = best_share;
     f->share = best_share + ((uint64_t)d->cur_bytes << 16) / f->weight;
-    f->relaxed_last = best->flags & VFETCH_DESC_RELAXED;
+    f->flight_last = best->flight;
+    if (!best->flight) {
+        f->relaxed_last = best->flags & VFETCH_DESC_RELAXED;
+    }
     f->count.busy_ns += ns;
     f->count.wait_ns += MAX(0, now - MAX(best_since, f->last_served));
     f->last_served = d->cur_end;
@@ -400,19 +403,25 @@ static void lane_end(VfetchTransfer *x, int64_t now)
     vfetch_transfer_ended(x, now);
 }
 
-/* What is performed next. */
-static Event next_due(VfetchDevice *d)
+/* What is performed next. So many late steps may still be. */
+static Event next_due(VfetchDevice *d, int64_t now, uint32_t *late_steps)
 {
     Event e = next_event(d, false, true);
+    Event other;
 
-    if (e.kind == EV_STEP && step_late(vfetch_agenda_first(&d->steps))) {
-        d->step_last = !d->step_last;
-        if (!d->step_last) {
-            Event other = next_event(d, false, false);
-
-            return other.at <= vfetch_now() ? other : e;
-        }
+    if (e.kind != EV_STEP || !step_late(vfetch_agenda_first(&d->steps))) {
+        return e;
     }
+    d->step_last = !d->step_last;
+    if (d->step_last && *late_steps) {
+        --*late_steps;
+        return e;
+    }
+    other = next_event(d, false, false);
+    if (other.at <= now || !*late_steps) {
+        return other;
+    }
+    --*late_steps;
     return e;
 }
 
@@ -428,6 +437,7 @@ static void take_step(VfetchDevice *d)
 void vfetch_link_run(VfetchDevice *d)
 {
     int64_t now = vfetch_now();
+    uint32_t late_steps = BUDGET_LATE_STEPS;
     VfetchAppointment *message;
     Event e;
 
@@ -441,7 +451,7 @@ void vfetch_link_run(VfetchDevice *d)
     d->work = 0;
     for (int events = 0; events < BUDGET_EVENTS && d->work < BUDGET_WORK;
          events++) {
-        e = next_due(d);
+        e = next_due(d, now, &late_steps);
         if (e.kind == EV_NONE || e.at > now) {
             break;
         }

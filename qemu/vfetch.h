@@ -209,7 +209,8 @@ static inline int vfetch_lane_index(uint32_t class, bool relaxed)
     static const int precedence[VFETCH_CLASSES] = {
         [VFETCH_CLASS_PRIORITY] = 0,
         [VFETCH_CLASS_ORDINARY] = 1,
-        [VFETCH_CLASS_COMPUTE] = 2, /* fences and errors */
+        /* Ordered: fences and errors; relaxed: flights. */
+        [VFETCH_CLASS_COMPUTE] = 2,
     };
 
     return 2 * precedence[class] + (relaxed ? 0 : 1);
@@ -307,6 +308,7 @@ struct VfetchFunction {
     uint32_t lanes;             /* bit i: lane i is not empty */
     QTAILQ_ENTRY(VfetchFunction) busy_link; /* while lanes != 0 */
     bool relaxed_last;          /* which of an alternating pair was served */
+    bool flight_last;           /* the same, of flights and other ordinary ones */
     uint64_t share;             /* virtual time of the fair queueing */
     int64_t last_served;        /* when its last quantum ended */
 

@@ -68,7 +68,7 @@ class Walks(SpaceTest):
             self.assertEqual(self.frame(page % 1000), stamps(page * WORDS, WORDS))
 
     def test_spaces_do_not_share_entries(self):
-        s = self.spaces()
+        s = self.spaces(tlb_entries=8)
         one, two = s.space(1, 1), s.space(2, 1)
         one.map(0, 1)
         two.map(0, 2)
@@ -203,6 +203,15 @@ class Tlb(SpaceTest):
             self.assertEqual(self.f.counter("TLB_MISSES"), misses)
             # Two steps touch each page.
             self.assertEqual(self.f.counter("TLB_HITS"), 4 * pages - misses)
+
+    def test_the_least_recently_used_entry_goes(self):
+        space = self.space(9, tlb_entries=8)
+        space.map_all()
+        for page, misses in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (0, 8), (8, 9), (0, 9),
+                             (1, 10)):
+            self.stamp(space, page, words=8)
+            self.s.end()
+            self.assertEqual(self.f.counter("TLB_MISSES"), misses, page)
 
     def test_a_large_one_keeps_neighbours_and_powers_of_two_apart(self):
         space = self.space(1024, tlb_entries=1024)
@@ -489,6 +498,33 @@ class Remote(SpaceTest):
         written, read = a.counter("REMOTE_WRITTEN"), b.counter("BYTES_READ")
         self.assertLessEqual(abs(written - read), 3 * 4096)
         self.assertGreater(written, 8_000)
+
+    def test_flights_wait_for_no_bulk_transfers_of_the_same_function(self):
+        for flags in (0, HW.DESC_RELAXED):
+            space = self.space(1)
+            space.map_remote(0)
+            for _ in range(4):
+                self.s.transfers.push(HW.OP_READ, device_addr=0, host_addr=self.m.alloc(1 << 20), bytes=1 << 20,
+                                      flags=flags)
+            self.m.step(50_000)
+            start = self.m.now
+            self.stamp(space, 0, words=256)
+            c = self.s.end(ns=10_000)
+            # Fetched, over the link after at most one quantum, and its own time.
+            self.assertLessEqual(c.time_ns - start, LATENCY + LATENCY + 512 + 256 + MISS + 256)
+
+    def test_flights_and_both_kinds_of_transfers_all_get_on(self):
+        space = self.space(8, link_bytes_per_us=1000)
+        for page in range(8):
+            space.map_remote(page)
+        for flags in (0, HW.DESC_RELAXED):
+            self.s.transfers.push(HW.OP_READ, device_addr=0, host_addr=self.m.alloc(1 << 16), bytes=1 << 16,
+                                  flags=flags)
+        self.stamp(space, 0, 8, strands=8, order=HW.JOB_BLOCKED, element_ps=0)
+        # In 24 quanta: a flight is of 2 KiB.
+        self.m.step(2 * LATENCY + 100_000)
+        self.assertEqual(self.f.counter("REMOTE_WRITTEN"), 8 * PAGE)
+        self.assertGreater(self.f.counter("BYTES_READ"), 50_000)
 
     def test_ordered_transfers_do_not_wait_for_flights_of_the_same_function(self):
         space = self.space(8, link_bytes_per_us=1000)
