@@ -19,7 +19,7 @@ class Hostile(DeviceTest):
             m = functions[0].m
             for _ in range(1500):
                 f = rng.choice(functions)
-                at = rng.choice((rng.randrange(0x300), HW.QUEUE_BASE + rng.randrange(0x100), rng.randrange(0x4000)))
+                at = rng.choice((rng.randrange(0x400), HW.QUEUE_BASE + rng.randrange(0x100), rng.randrange(0x4000)))
                 size = rng.choice((1, 2, 4, 4, 4, 8))
                 at = at // size * size if rng.random() < 0.9 else at
                 value = rng.choice((0, 1, 2, rng.randrange(16), 1 << rng.randrange(64), rng.getrandbits(64),
@@ -38,14 +38,14 @@ class Hostile(DeviceTest):
     def random_descriptor(self, rng, m):
         small = rng.randrange(1, 70_000)
         return HW.desc.pack(
-            opcode=rng.choice((1, 2, 3, 4, 5, 1, 2, rng.randrange(256))),
+            opcode=rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 8, 1, 2, rng.randrange(256))),
             flags=rng.choice((0, 1, 2, 3, 4, 6, rng.randrange(256))),
             sg_entries=rng.choice((0, 0, 1, 3, rng.randrange(65536))),
             tag=rng.getrandbits(32),
             transaction=rng.getrandbits(64),
             device_addr=rng.choice((0, small, rng.getrandbits(64), (1 << 64) - small)),
             host_addr=rng.choice((1 << 20, rng.randrange(m.RAM), m.RAM - 1, rng.getrandbits(64), m.MEM32, m.ECAM)),
-            bytes=rng.choice((0, 8, 4096, small, rng.getrandbits(32))),
+            bytes=rng.choice((0, 8, 128, 4096, small, rng.getrandbits(32))),
             asid=rng.choice((0, 0, 0, 0, 0, 0, 0, 1)))
 
     def test_random_descriptors_all_complete_and_only_ram_is_touched(self):
@@ -55,7 +55,7 @@ class Hostile(DeviceTest):
             m = functions[0].m
             for f in functions:
                 f.msix(0)
-                for i in (0, 1):
+                for i in (0, 1, 2):
                     f.queue(i, order=5, cls=i)
             for _ in range(12):
                 for f in functions:
@@ -68,14 +68,14 @@ class Hostile(DeviceTest):
                         q.ring()
                 m.step(rng.randrange(1, 60_000))
                 if rng.random() < 0.3:
-                    q = rng.choice(functions).queues[rng.randrange(2)]
+                    q = rng.choice(functions).queues[rng.randrange(3)]
                     q.reset()
                     m.step(5_000)
                     q.enable()
                 if rng.random() < 0.1:
                     f = rng.choice(functions[1:])
                     f.flr()
-                    for i in (0, 1):
+                    for i in (0, 1, 2):
                         f.queue(i, order=5, cls=i)
                 for f in functions:
                     for q in f.queues.values():

@@ -7,7 +7,7 @@ import struct
 import kernels
 from case import DeviceTest
 from kernels import stamped
-from lib import HW
+from lib import HW, Slot
 from spaces import PAGE, Spaces, bits, u32, u64
 from test_hostile import SEED
 
@@ -612,6 +612,31 @@ class Hostile(JobTest):
         pf.m.qmp("qom-set", path="dev", property="x-surprise", value=True)
         pf.m.step(1_000_000)
         self.assertEqual(pf.reg(HW.REG_ID), 0xFFFFFFFF)
+        for control in (Slot.NO_POWER, Slot.POWER_OFF):
+            Slot(pf.m).control(control)
+        pf.m.step(20_000_000_000)
+        pf.m.event("DEVICE_DELETED")
+
+    def test_functions_fault_and_replay_each_for_itself(self):
+        functions = self.functions(2, mem_size="12M")
+        spaces = []
+        for n, f in enumerate(functions):
+            s = Spaces(f, strands=2 + n, ring_order=2)
+            space = s.space(1, 8)
+            s.submit(1, HW.JOB_STAMP, 0, 8 * WORDS, 0, 1, order=HW.JOB_BLOCKED)
+            spaces.append(space)
+        functions[0].m.step(10_000)
+        functions[1].flr()
+        for n, space in enumerate(spaces):
+            self.assertEqual(space.s.f.counter("FAULTS"), 0 if n == 1 else 2 + n)
+            space.map_all()
+            if n == 0:
+                space.s.ring.replay()
+        self.assertStatus(spaces[0].s.end(), HW.STATUS_OK)
+        self.assertEqual(spaces[2].s.jobs.take(), [])
+        spaces[2].s.ring.replay()
+        self.assertStatus(spaces[2].s.end(), HW.STATUS_OK)
+        self.assertEqual([f.window(0, 8) != bytes(8) for f in functions], [True, False, True])
 
 
 class Packing(DeviceTest):
