@@ -21,8 +21,8 @@
  * (start-time fair queueing: a quantum advances the function's virtual time
  * by bytes / weight, and one that was idle starts at the link's), then to the
  * function's priority class; within a class the relaxed and the ordered lane
- * alternate, and flights with the ordinary class. Fills and copies take their time off the link, at the head of
- * their lane.
+ * alternate, and flights with the ordinary class. Fills and copies take their
+ * time off the link, at the head of their lane.
  */
 #include "qemu/osdep.h"
 #include "qemu/host-utils.h"

@@ -214,7 +214,6 @@ bool vfetch_step_take(VfetchStrand *strand, VfetchStep *s)
             break;
         }
         if (!j->kernel->unit(s)) {
-            s->stores = 0;
             break;
         }
         commit(s);

@@ -334,22 +334,23 @@ class Ends(JobTest):
         self.assertEqual(len(self.s.commands.take()), 1)
 
     def test_a_cancel_waits_until_the_completion_is_posted(self):
-        space = self.resident()
-        self.s.jobs.reset()
-        jobs = self.s.jobs = self.f.queue(2, order=1, cls=HW.CLASS_COMPUTE)
-        for _ in range(3):
-            jobs.push(HW.OP_FENCE)
+        for running, status in ((True, HW.STATUS_CANCELLED), (False, HW.STATUS_OK)):
+            space = self.resident()
+            self.s.jobs.reset()
+            jobs = self.s.jobs = self.f.queue(2, order=1, cls=HW.CLASS_COMPUTE)
+            for _ in range(2):
+                jobs.push(HW.OP_FENCE)
+                self.m.step(5_000)
+            self.assertEqual(len(jobs.take(head=False)), 2)
+            job = self.stamp(space, element_ps=10_000_000 if running else 1)
             self.m.step(5_000)
-        jobs.take(head=False)
-        job = self.stamp(space, element_ps=10_000_000)
-        self.m.step(5_000)
-        self.s.commands.push(HW.OP_CANCEL, device_addr=job)
-        self.m.step(5_000)
-        self.assertEqual(self.s.commands.take(), [])
-        jobs.set(HW.QREG_CQ_HEAD, jobs.head)
-        self.m.step(5_000)
-        self.assertEqual([c.transaction for c in jobs.take()][-1], job)
-        self.assertEqual(len(self.s.commands.take()), 1)
+            self.s.commands.push(HW.OP_CANCEL, device_addr=job)
+            self.m.step(5_000)
+            self.assertEqual(self.s.commands.take(), [])
+            jobs.set(HW.QREG_CQ_HEAD, jobs.head)
+            self.m.step(5_000)
+            self.assertEqual([(c.transaction, c.status) for c in jobs.take()], [(job, status)])
+            self.assertEqual(len(self.s.commands.take()), 1)
 
     def test_a_reset_of_the_queue_ends_its_jobs_and_nothing_else(self):
         space = self.resident(job_slots=2, queues=4)
