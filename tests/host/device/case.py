@@ -24,6 +24,16 @@ class DeviceTest(unittest.TestCase):
     def pf(self, **options):
         return self.machine(**options).pf
 
+    def fresh_pf(self, **options):
+        """A PF that has just been reset; a new machine only if there is none with these properties."""
+        known = self.__dict__.setdefault("_known", {})
+        key = tuple(sorted(options.items()))
+        if key in known:
+            known[key].flr()
+        else:
+            known[key] = self.pf(**options)
+        return known[key]
+
     def functions(self, n, weights=None, **options):
         """PF and n VFs with memory in equal parts."""
         options.setdefault("total_vfs", max(n, 1))

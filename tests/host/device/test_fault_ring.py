@@ -14,7 +14,7 @@ MISS = 200
 class RingTest(DeviceTest):
     def space(self, pages=8, ring_order=6, ring=True, strands=8, **options):
         options.setdefault("mem_size", "4M")
-        self.s = Spaces(self.pf(**options), ring_order=ring_order, strands=strands, ring=ring)
+        self.s = Spaces(self.fresh_pf(**options), ring_order=ring_order, strands=strands, ring=ring)
         self.m, self.f, self.ring = self.s.m, self.s.f, self.s.ring
         return self.s.space(1, pages)
 

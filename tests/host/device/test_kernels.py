@@ -28,14 +28,14 @@ class Kernels(DeviceTest):
             case = kernels.make(kernel, n)
             for order in ORDERS:
                 strands = (1, 7, 64)[(n + order) % 3]
-                s = Spaces(self.pf(mem_size="1M", **fields))
+                s = Spaces(self.fresh_pf(mem_size="1M", **fields))
                 pager = pager_of(s.space(1, case.pages), case)
                 try:
                     done = pager.run(case.kind, *case.arguments, order=order, strands=strands)
                     self.check(case, pager, done)
                 except AssertionError as e:
                     raise AssertionError(f"{kernel.__name__}, order {order}, {strands} strands: {e}") from e
-                s.m.close()
+                self.assertEqual(s.f.counter("DEPTH"), 0)
                 pagers.append(pager)
         return pagers
 

@@ -21,7 +21,7 @@ def stamps(first, n, generation=GENERATION):
 class SpaceTest(DeviceTest):
     def spaces(self, **options):
         options.setdefault("mem_size", "4M")
-        self.s = Spaces(self.pf(**options), strands=1)
+        self.s = Spaces(self.fresh_pf(**options), strands=1)
         self.m, self.f, self.ring = self.s.m, self.s.f, self.s.ring
         return self.s
 
@@ -125,7 +125,6 @@ class Walks(SpaceTest):
             self.assertStatus(done, HW.STATUS_TABLE)
             self.assertEqual(done.value, 2 * PAGE, n)
             self.assertEqual(self.frame(2), bytes(PAGE))
-            self.m.close()
 
     def test_a_vf_reaches_no_frames_but_its_own(self):
         pf, vf = self.functions(1, mem_size="2M")
