@@ -83,7 +83,8 @@ static double stencil_cell(const Stencil *st, uint64_t i, uint64_t n)
 
 /*
  * Cells of one row, whose own places and neighbours' are of one page each, but
- * that the one before or behind them may be of another.
+ * that the one before or behind them may be of another: not both, there are
+ * more cells in a page than in a chunk.
  */
 static bool stencil_unit(VfetchStep *s)
 {
@@ -108,10 +109,6 @@ static bool stencil_unit(VfetchStep *s)
         n = MIN(n, nx - 1 - x);
         for (int k = 0; k < 4; k++) {
             n = MIN(n, elements_of_page(in + 8 * (at + beside[k]), 8));
-        }
-        if ((in + 8 * at) % PAGE_BYTES == 0 && n > 1 &&
-            n == elements_of_page(in + 8 * at, 8)) {
-            n--;                /* or it would take three pages */
         }
     }
 

@@ -49,5 +49,21 @@ class Kernels(DeviceTest):
         self.assertGreater(sum(p.evictions for p in pagers), 100)
         self.assertGreater(sum(r.reason == HW.REASON_READ_ONLY for p in pagers for b in p.batches for r in b), 100)
 
+    def test_shapes_that_touch_as_many_pages_as_can_be(self):
+        for kernel, sizes in ((kernels.stencil, dict(nx=1100, ny=4, nz=4, steps=2)),
+                              (kernels.stencil, dict(nx=512, ny=3, nz=3, steps=1)),
+                              (kernels.stencil, dict(nx=1, ny=3, nz=3, steps=1)),
+                              (kernels.gemm, dict(rows=3, columns=700, inner=9, tile=512)),
+                              (kernels.gemm, dict(rows=7, columns=5, inner=600, tile=1)),
+                              (kernels.gemm, dict(rows=3, columns=5, inner=0, tile=4)),
+                              (kernels.conv2d, dict(cin=2, cout=1, h=24, w=600, k=20)),
+                              (kernels.conv2d, dict(cin=1, cout=1, h=3, w=3, k=3)),
+                              (kernels.pagerank, dict(n=700, iterations=2)),
+                              (kernels.bfs, dict(n=1, source=0))):
+            case = kernels.make(kernel, 3, **sizes)
+            s = Spaces(self.fresh_pf(mem_size="1M", tlb_entries=8))
+            pager = Pager(s.space(1, case.pages), case.contents, room=8)
+            self.check(case, pager, pager.run(case.kind, *case.arguments, order=HW.JOB_SHUFFLED, strands=3))
+
     def test_each_does_in_host_memory(self):
         self.each(lambda space, case: Pager(space, case.contents, remote=lambda page: page % 3))
