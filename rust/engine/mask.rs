@@ -168,21 +168,31 @@ impl PageMask {
     /// Every page moved `distance` pages up; those that would leave the block are dropped.
     #[must_use]
     pub fn moved_up(&self, distance: usize) -> Self {
-        if distance == 0 {
-            return *self;
-        }
+        let Self(mut words) = *self;
         let (whole, bits) = (distance / 64, distance % 64);
-        let mut words = [0; WORDS];
-        for (index, word) in words.iter_mut().enumerate() {
-            let at = |back: usize| {
-                index
-                    .checked_sub(back)
-                    .and_then(|index| self.0.get(index))
-                    .copied()
-                    .unwrap_or(0)
-            };
-            // In two steps, as a shift by 64 is none.
-            *word = (at(whole) << bits) | ((at(whole + 1) >> 1) >> (63 - bits));
+        if whole >= WORDS {
+            return Self::EMPTY;
+        }
+        // Whole words by 1, 2 and 4 of them: each of these is a plain copy.
+        if whole & 1 != 0 {
+            let [a, b, c, d, e, f, g, _] = words;
+            words = [0, a, b, c, d, e, f, g];
+        }
+        if whole & 2 != 0 {
+            let [a, b, c, d, e, f, ..] = words;
+            words = [0, 0, a, b, c, d, e, f];
+        }
+        if whole & 4 != 0 {
+            let [a, b, c, d, ..] = words;
+            words = [0, 0, 0, 0, a, b, c, d];
+        }
+        if bits != 0 {
+            let mut below = 0;
+            for word in &mut words {
+                let moved = (*word << bits) | below;
+                below = *word >> (64 - bits);
+                *word = moved;
+            }
         }
         Self(words)
     }
@@ -190,20 +200,30 @@ impl PageMask {
     /// Every page moved `distance` pages down; those that would leave the block are dropped.
     #[must_use]
     pub fn moved_down(&self, distance: usize) -> Self {
-        if distance == 0 {
-            return *self;
-        }
+        let Self(mut words) = *self;
         let (whole, bits) = (distance / 64, distance % 64);
-        let mut words = [0; WORDS];
-        for (index, word) in words.iter_mut().enumerate() {
-            let at = |ahead: usize| {
-                index
-                    .checked_add(ahead)
-                    .and_then(|index| self.0.get(index))
-                    .copied()
-                    .unwrap_or(0)
-            };
-            *word = (at(whole) >> bits) | ((at(whole.saturating_add(1)) << 1) << (63 - bits));
+        if whole >= WORDS {
+            return Self::EMPTY;
+        }
+        if whole & 1 != 0 {
+            let [_, b, c, d, e, f, g, h] = words;
+            words = [b, c, d, e, f, g, h, 0];
+        }
+        if whole & 2 != 0 {
+            let [.., c, d, e, f, g, h] = words;
+            words = [c, d, e, f, g, h, 0, 0];
+        }
+        if whole & 4 != 0 {
+            let [.., e, f, g, h] = words;
+            words = [e, f, g, h, 0, 0, 0, 0];
+        }
+        if bits != 0 {
+            let mut above = 0;
+            for word in words.iter_mut().rev() {
+                let moved = (*word >> bits) | above;
+                above = *word << (64 - bits);
+                *word = moved;
+            }
         }
         Self(words)
     }

@@ -387,25 +387,24 @@ impl Tree {
         let mut selected = PageMask::EMPTY;
         for height in (0..=ROOT_HEIGHT).rev() {
             let largest = self.leaves_over(height, threshold).minus(&covered);
-            selected = selected.or(&largest.minus(&nodes_with(&without, height)));
+            selected = selected.or(&largest.minus(&PageMask::from_words(select::holding(
+                height,
+                without.words(),
+            ))));
             covered = covered.or(&largest);
         }
         self.pages_for(Mode::Strict, threshold, &selected)
     }
 
-    /// The leaves of all nodes of height `height` that are over `threshold` and hold a fault.
+    /// The leaves of all nodes of height `height`, at most [`ROOT_HEIGHT`], that are over `threshold` and hold a fault.
     fn leaves_over(&self, height: u32, threshold: Threshold) -> PageMask {
-        let mut over = PageMask::EMPTY;
-        let size = 1 << height;
-        let mut first = 0;
-        while first < self.leaves {
-            let node = Region::clipped(first, self.leaves.min(first + size));
-            if threshold.exceeded(self.set.count_in(node), node.len()) {
-                over.insert(Region::clipped(first, first + size));
-            }
-            first += size;
-        }
-        over.and(&nodes_with(&self.faults, height))
+        PageMask::from_words(select::select_level(
+            height,
+            threshold,
+            self.leaves,
+            self.set.words(),
+            self.faults.words(),
+        ))
     }
 
     /// The pages of selected leaves.
@@ -493,21 +492,6 @@ impl Tree {
     pub const fn max_region(&self) -> Region {
         self.max_region
     }
-}
-
-/// The leaves of all nodes of height `height` that hold one of `leaves`.
-fn nodes_with(leaves: &PageMask, height: u32) -> PageMask {
-    let size = 1 << height;
-    let mut nodes = PageMask::EMPTY;
-    let mut at = 0;
-    while at < PAGES {
-        let node = Region::clipped(at, at + size);
-        if leaves.count_in(node) != 0 {
-            nodes.insert(node);
-        }
-        at += size;
-    }
-    nodes
 }
 
 #[cfg(test)]

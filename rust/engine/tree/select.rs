@@ -21,6 +21,20 @@ const fn lanes(bits: u32) -> u64 {
     }
 }
 
+/// A word with 1 in each lane of `2^height` bits, height 0 to 6; without a division.
+#[inline]
+const fn lanes_of(height: u32) -> u64 {
+    match height {
+        0 => const { lanes(1) },
+        1 => const { lanes(2) },
+        2 => const { lanes(4) },
+        3 => const { lanes(8) },
+        4 => const { lanes(16) },
+        5 => const { lanes(32) },
+        _ => const { lanes(64) },
+    }
+}
+
 /// The counts that nodes need.
 struct Need {
     threshold: Threshold,
@@ -45,7 +59,7 @@ impl Need {
         let need = (self.of_root >> (super::ROOT_HEIGHT - height)) + 1;
         (1u64 << (bits - 1))
             .wrapping_sub(need)
-            .wrapping_mul(lanes(bits))
+            .wrapping_mul(lanes_of(bits.trailing_zeros()))
     }
 
     /// What is to be added for the node of height `height` that is cut at the last leaf, as it needs less; `None` if no node is
@@ -228,6 +242,108 @@ pub(super) fn select(
         }
     }
     selected
+}
+
+/// The leaves of all nodes of height `height`, at most [`super::ROOT_HEIGHT`], that are over `threshold` and hold one of `faults`,
+/// which are set. As in [`select`], what is beyond the last leaf is part of a cut node.
+pub(super) fn select_level(
+    height: u32,
+    threshold: Threshold,
+    leaves: usize,
+    set: &[u64; WORDS],
+    faults: &[u64; WORDS],
+) -> [u64; WORDS] {
+    if threshold == Threshold::NEVER {
+        return [0; WORDS];
+    }
+    if height >= 6 {
+        return select_wide(height, threshold, leaves, set, faults);
+    }
+    if height == 0 {
+        return *faults;
+    }
+    let need = Need::new(threshold, leaves);
+    let add = need.add(height, 1 << height);
+    let last = leaves / 64;
+    let mut selected = [0; WORDS];
+    for (at, ((set, fault), selected)) in set.iter().zip(faults).zip(&mut selected).enumerate() {
+        if *fault == 0 {
+            continue;
+        }
+        let mut add = add;
+        if at == last {
+            if let Some(less) = need.less(height) {
+                add = add.wrapping_add(less << ((leaves % 64) >> height << height));
+            }
+        }
+        let mut count = *set;
+        for half in 0..height {
+            let low = lanes_of(half + 1).wrapping_mul((1 << (1 << half)) - 1);
+            count = (count & low).wrapping_add((count >> (1 << half)) & low);
+        }
+        let over = count.wrapping_add(add) >> ((1 << height) - 1);
+        *selected = whole_lanes(over & any_of_lanes(height, *fault), height);
+    }
+    selected
+}
+
+/// [`select_level`] for nodes of one or more words.
+fn select_wide(
+    height: u32,
+    threshold: Threshold,
+    leaves: usize,
+    set: &[u64; WORDS],
+    faults: &[u64; WORDS],
+) -> [u64; WORDS] {
+    let words = 1 << (height - 6);
+    let mut selected = [0; WORDS];
+    let nodes = (set.chunks(words).zip(faults.chunks(words))).zip(selected.chunks_mut(words));
+    for (at, ((set, faults), selected)) in nodes.enumerate() {
+        if faults.iter().all(|fault| *fault == 0) {
+            continue;
+        }
+        let count = set.iter().map(|word| word.count_ones() as usize).sum();
+        let left = leaves.saturating_sub(at * words * 64);
+        if threshold.exceeded(count, left.min(words * 64)) {
+            selected.fill(u64::MAX);
+        }
+    }
+    selected
+}
+
+/// All leaves of the nodes of height `height`, at most [`super::ROOT_HEIGHT`], that have one of `leaves`.
+pub(super) fn holding(height: u32, leaves: &[u64; WORDS]) -> [u64; WORDS] {
+    let mut nodes = [0; WORDS];
+    if height >= 6 {
+        let words = 1 << (height - 6);
+        for (leaves, nodes) in leaves.chunks(words).zip(nodes.chunks_mut(words)) {
+            if leaves.iter().any(|word| *word != 0) {
+                nodes.fill(u64::MAX);
+            }
+        }
+    } else {
+        for (word, node) in leaves.iter().zip(&mut nodes) {
+            *node = whole_lanes(any_of_lanes(height, *word), height);
+        }
+    }
+    nodes
+}
+
+/// The lowest bit of every lane of `2^height` bits, height 0 to 5, that has one set.
+#[inline]
+fn any_of_lanes(height: u32, word: u64) -> u64 {
+    let mut any = word;
+    for half in 0..height {
+        any |= any >> (1 << half);
+        any &= lanes_of(half + 1);
+    }
+    any
+}
+
+/// All bits of the lanes of `2^height` bits, height 0 to 5, whose lowest bit is set; no other bit is.
+#[inline]
+const fn whole_lanes(lowest: u64, height: u32) -> u64 {
+    (lowest << ((1 << height) - 1) << 1).wrapping_sub(lowest)
 }
 
 /// All bits of every run of 16 that has one set.
