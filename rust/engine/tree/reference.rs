@@ -15,10 +15,8 @@ pub fn decide(input: &Input<'_>) -> PageMask {
     let faulted = input.faulted.within(max_region);
 
     // Step 4.
-    let mut leaves = PageMask::EMPTY;
-    for page in input.resident.or(&faulted).within(max_region).iter() {
-        leaves.insert(moved(page.region(), 0, max_region.first()));
-    }
+    let present = input.resident.or(&faulted).within(max_region);
+    let mut leaves = present.moved_down(max_region.first());
 
     // Step 5.
     let mut offset = 0;
@@ -59,7 +57,7 @@ pub fn decide(input: &Input<'_>) -> PageMask {
             }
         }
         if !selected.is_empty() {
-            hint.insert(translated(input, selected, offset));
+            hint = hint.or(&translated(input, selected, offset).into());
         }
     }
 
