@@ -180,6 +180,7 @@ fuzz_target!(|data: &[u8]| {
                     now_ns,
                     random: bytes.number(),
                     pressure: bytes.byte() % 101,
+                    share: bytes.byte() % 101,
                     link_bytes: u64::from(bytes.number()) << (bytes.byte() % 24),
                     link_backlog_ns: u64::from(bytes.number()),
                 };
@@ -209,8 +210,9 @@ fuzz_target!(|data: &[u8]| {
                     Outcome::Used,
                     Outcome::Late,
                     Outcome::Evicted,
+                    Outcome::Moved,
                     Outcome::Dropped,
-                ][bytes.below(4)];
+                ][bytes.below(5)];
                 let which = bytes.byte() % 2 == 0;
                 let mask = bytes.mask();
                 feedback(

@@ -85,6 +85,9 @@ pub struct Batch<'a> {
     pub random: u32,
     /// How much of the destination's memory is in use, in percent.
     pub pressure: u8,
+    /// How much of what its functions have contents for has room in the destination's memory, in percent: 100 when nothing is ever
+    /// evicted.
+    pub share: u8,
     /// Bytes that the function's link has carried so far, in both directions.
     pub link_bytes: u64,
     /// For how long the link is busy with what it has been given already.
@@ -125,6 +128,8 @@ pub struct Hint {
     pub pages: PageMask,
     /// What to bring of a neighbouring block.
     pub ahead: Option<Ahead>,
+    /// Whether they are worth no eviction: as many as there is room for come.
+    pub gentle: bool,
     /// Why.
     pub reason: Reason,
 }
@@ -134,6 +139,7 @@ impl Hint {
         Self {
             pages: PageMask::EMPTY,
             ahead: None,
+            gentle: false,
             reason,
         }
     }
@@ -369,6 +375,7 @@ fn decide(
     Hint {
         pages,
         ahead,
+        gentle: source == Source::Native(Kind::Auto) && function.auto.is_gentle(batch.share),
         reason,
     }
 }
@@ -453,10 +460,12 @@ pub enum Outcome {
     Used,
     /// They were demanded while still in flight.
     Late,
-    /// They left the destination: evicted, or moved elsewhere.
+    /// They left the destination to make room, and with them all that was there of the block.
     Evicted,
     /// They were not brought after all.
     Dropped,
+    /// They left it because they are wanted elsewhere.
+    Moved,
 }
 
 /// Tells what became of `pages` of a block. Only the first thing that becomes of a prefetched page counts; pages that
@@ -481,18 +490,37 @@ pub fn feedback(
     block.outstanding = block.outstanding.minus(&known);
     match outcome {
         Outcome::Used | Outcome::Late => block.hits.observe(count, 0),
-        Outcome::Evicted => block.hits.observe(0, count),
+        Outcome::Evicted | Outcome::Moved => block.hits.observe(0, count),
         Outcome::Dropped => {}
     }
     function.count(block.source, |counters| {
         let counter = match outcome {
             Outcome::Used => &mut counters.used,
             Outcome::Late => &mut counters.late,
-            Outcome::Evicted => &mut counters.evicted_unused,
+            Outcome::Evicted | Outcome::Moved => &mut counters.evicted_unused,
             Outcome::Dropped => &mut counters.dropped,
         };
         add(counter, count);
     });
+}
+
+/// What to bring to the device while the link has nothing to do, as far as there are free frames: nothing is evicted for it. `pressure`
+/// and `share` are as in [`Batch`].
+///
+/// The answer is carried out as [`Hint::ahead`] is. Where nothing of it was to be brought, ask again: no block is answered twice
+/// before its stream has moved.
+#[must_use]
+pub fn idle(
+    params: &Params,
+    function: &mut FunctionState,
+    pressure: u8,
+    share: u8,
+) -> Option<Ahead> {
+    if params.enabled && params.policy == Kind::Auto {
+        function.auto.idle(pressure, share >= 100)
+    } else {
+        None
+    }
 }
 
 /// What to bring of the neighbouring `block` as `ahead` says, as far as it is elsewhere.

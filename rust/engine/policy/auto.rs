@@ -10,16 +10,20 @@
 //!
 //! **What it costs.** A fault costs its share of a batch, by the number of faults that batches have had lately. A page that comes along and
 //! is not touched costs its way; where memory is full also the way of what goes for it, and a fault, as often as evicted blocks
-//! come back. Where they come back almost at once, whatever comes along displaces what is needed sooner, and each page
-//! is charged for that, touched or not.
+//! come back. Where they come back almost at once, and much of what had come along has gone unused, whatever comes along displaces
+//! what is needed sooner, and each page is charged for that, touched or not.
 //!
-//! **What pays.** Of a block that was here before its footprint, of another one the whole, when the faults that are spared are worth
-//! more than that; else what the tree selects over the pages that were really touched, with growth to 64 KiB where units are
-//! used densely enough. While memory is not full, the whole of a block of which nothing is known, and of one that is
-//! visited again and again. Nothing while the link has four blocks to carry already.
+//! **What pays.** Of a block that was here before its footprint, when the faults that are spared are worth more than that; besides
+//! what the tree selects over the pages that were really touched, with growth to 64 KiB where units are used densely
+//! enough. While memory is not full, the whole of a block where that is worth it, of one of which nothing is known, and of one
+//! that is visited again and again; always where all has room. Nothing while the link has four blocks to carry already.
+//!
+//! **For whom room is made.** Where nearly all has room, and where much of what came along has gone unused, what comes along is worth no
+//! eviction ([`Hint::gentle`](super::super::prefetch::Hint::gentle)): room that demands made is filled.
 //!
 //! **One block ahead.** Where blocks are used densely one after the other, the next one (or its footprint) comes along too while the
-//! link has headroom, but for one page: the fault of that one tells when to bring the one after it.
+//! link has headroom, but for one page: the fault of that one tells when to bring the one after it. While memory is not full
+//! they also come when the link has nothing to do ([`FunctionState::idle`]), one after the other.
 //!
 //! It is as good as the caller's accounts: pages that are used but not reported to [`super::super::prefetch::feedback`] look unused,
 //! and the pages that a block is evicted with have to be reported together.
@@ -32,6 +36,12 @@ use super::super::prefetch::{Ahead, Batch, BlockId, Location, Outcome};
 use super::super::tree::{Input, Mode, Threshold, Tree, Walk};
 use super::{Plan, Policy, View};
 
+mod density;
+mod streams;
+
+use density::{new_groups, Density, Expected, Neighbourhood, NEIGHBOURHOODS};
+use streams::Streams;
+
 /// What a batch of faults costs, and each fault of it.
 const BATCH_NS: u64 = 30_000;
 const OF_BATCH_NS: u64 = 1_000;
@@ -40,7 +50,7 @@ const OF_BATCH_NS: u64 = 1_000;
 const FULL: u8 = 95;
 
 /// What nobody needs yet comes along while the link has no more than so many pages to carry.
-const HEADROOM_PAGES: u64 = PAGES as u64 / 2;
+const HEADROOM_PAGES: u64 = PAGES as u64 / 4;
 
 /// Nothing comes along while the link has more than so many pages to carry.
 const BACKLOG_PAGES: u64 = PAGES as u64 * 4;
@@ -50,90 +60,34 @@ fn headroom(view: &View<'_>) -> bool {
     view.batch.link_backlog_ns <= HEADROOM_PAGES * u64::from(view.params.page_ns.get())
 }
 
+/// In idle time, where blocks are used at least so densely.
+const IDLE_PAGES: usize = PAGES / 2;
+
+/// Ahead where memory is full, likewise.
+const AHEAD_PAGES: usize = PAGES / 2;
+
+/// While there is room, a block that is visited so often comes as a whole.
+const VISITS: u8 = 3;
+
+/// In percent: where more than that of all has room, evictions are few, and each one counts.
+const NEARLY_ALL: u8 = 94;
+
+/// In 256ths of what was evicted: where more than that had come along and was not used, or had not even arrived, what comes along is
+/// worth no eviction.
+const WASTEFUL: u16 = 32;
+
+/// Blocks with fewer pages say little about what is wasted.
+const JUDGED_PAGES: usize = 16;
+
 /// A block that faults after so many batches of other blocks is visited anew.
 const APART: u32 = 16;
 
 /// Memory counts as full for so many batches after a block had to go.
 const FULL_BATCHES: u32 = 1024;
 
-/// 256 would charge every page that comes along with a fault where all that has gone is wanted back at once.
+/// 256 would charge every page that comes along with a fault, where all that has gone is wanted back at once and half of what came
+/// along was wasted.
 const REGRET: u64 = 340;
-
-/// Neighbourhoods that are remembered; 12 bytes each.
-const NEIGHBOURHOODS: usize = 256;
-
-/// Streams of blocks that are followed at a time.
-const STREAMS: usize = 8;
-
-/// How densely blocks are used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Density {
-    /// Blocks that arrived.
-    blocks: u16,
-    /// Their 64 KiB units that were touched.
-    groups: u16,
-    /// Their pages that were touched.
-    pages: u32,
-}
-
-impl Density {
-    const NEW: Self = Self {
-        blocks: 0,
-        groups: 0,
-        pages: 0,
-    };
-
-    /// Beyond as many blocks the older half is forgotten.
-    const REMEMBERED: u16 = 64;
-
-    fn arrived(&mut self) {
-        if self.blocks >= Self::REMEMBERED {
-            self.blocks /= 2;
-            self.groups /= 2;
-            self.pages /= 2;
-        }
-        self.blocks = self.blocks.saturating_add(1);
-    }
-
-    fn touched(&mut self, pages: usize, groups: usize) {
-        self.pages = self.pages.saturating_add(u32::try_from(pages).unwrap_or(0));
-        self.groups = self
-            .groups
-            .saturating_add(u16::try_from(groups).unwrap_or(0));
-    }
-
-    /// What to expect of a block, if `least` blocks are known.
-    fn expected(&self, least: u16) -> Option<Expected> {
-        if self.blocks < least.max(1) {
-            return None;
-        }
-        let pages = self.pages as usize / usize::from(self.blocks);
-        let of_group = self.pages as usize * 16 / usize::from(self.groups.max(1));
-        Some(Expected {
-            pages: pages.min(PAGES),
-            of_group: of_group.min(GROUP_PAGES * 16),
-        })
-    }
-}
-
-/// What is expected to be touched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Expected {
-    /// Pages of a block, up to 512.
-    pages: usize,
-    /// Sixteenths of pages of a 64 KiB unit that is touched at all, up to 256.
-    of_group: usize,
-}
-
-/// Blocks that are used one after the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stream {
-    last: BlockId,
-    /// +1 or -1.
-    backwards: bool,
-    /// Steps in this direction.
-    steps: u8,
-}
 
 /// What is learnt of a function.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,13 +95,17 @@ pub struct FunctionState {
     all: Density,
     /// The last neighbourhood of each slot.
     near: [(Neighbourhood, Density); NEIGHBOURHOODS],
-    /// The one that moved last is the first.
-    streams: [Option<Stream>; STREAMS],
+    streams: Streams,
     /// Blocks that are here, and how many have been evicted.
     resident: u16,
     evicted: u16,
     /// Of the blocks that came back, how many had hardly gone; in 256ths, newer ones count more.
     regretted: u16,
+    /// Of the pages of evicted blocks, and those that had no room meanwhile, how many came along and were not used; in 256ths,
+    /// newer ones count more.
+    wasted: u16,
+    /// Pages that had no room since the last block was evicted.
+    dropped: u32,
     /// Of the pages that a block was evicted with, how many were touched when it had come back; in 256ths, newer ones
     /// count more.
     repeats: u16,
@@ -181,7 +139,7 @@ pub struct BlockState {
 impl BlockState {
     /// Nothing known.
     pub const NEW: Self = Self {
-        neighbourhood: Neighbourhood(0),
+        neighbourhood: Neighbourhood::NEW,
         touched: PageMask::EMPTY,
         footprint: PageMask::EMPTY,
         evicted_at: None,
@@ -214,52 +172,22 @@ impl BlockState {
     }
 }
 
-/// Four blocks side by side, by a hash of where they are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Neighbourhood(u32);
-
-impl Neighbourhood {
-    const fn of(block: BlockId) -> Self {
-        let key = (block.index >> 2) ^ ((block.space as u64) << 48);
-        // The upper bits of a multiplicative hash (Knuth).
-        let [a, b, c, d, ..] = key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-        Self(u32::from_be_bytes([a, b, c, d]))
-    }
-
-    /// Its place among those that are remembered.
-    const fn slot(self) -> usize {
-        self.0 as usize % NEIGHBOURHOODS
-    }
-}
-
 /// A mean in which the newest value counts for an eighth.
 const fn moved_towards(mean: u16, value: u16) -> u16 {
     (mean - mean / 8).saturating_add(value / 8)
-}
-
-/// How many 64 KiB units of `pages` have none of `before`.
-fn new_groups(pages: &PageMask, before: &PageMask) -> usize {
-    let groups = |mask: &PageMask| {
-        mask.words().map(|word| {
-            (0..4).fold(0u8, |bits, at| {
-                bits | (u8::from((word >> (at * 16)) & 0xffff != 0) << at)
-            })
-        })
-    };
-    (groups(pages).iter().zip(groups(before)))
-        .map(|(new, old)| (new & !old).count_ones() as usize)
-        .sum()
 }
 
 impl FunctionState {
     /// Nothing known.
     pub const NEW: Self = Self {
         all: Density::NEW,
-        near: [(Neighbourhood(0), Density::NEW); NEIGHBOURHOODS],
-        streams: [None; STREAMS],
+        near: [(Neighbourhood::NEW, Density::NEW); NEIGHBOURHOODS],
+        streams: Streams::NEW,
         resident: 0,
         evicted: 0,
         regretted: 0,
+        wasted: 128,
+        dropped: 0,
         repeats: 128,
         went: 0,
         came_back: 0,
@@ -302,7 +230,7 @@ impl FunctionState {
             let since = self.evicted.wrapping_sub(at);
             let near = since <= (self.resident / 8).max(1);
             self.regretted = moved_towards(self.regretted, if near { 256 } else { 0 });
-            if since <= self.resident.saturating_mul(2) {
+            if since <= self.resident {
                 self.came_back = self.came_back.saturating_add(1);
             }
         }
@@ -321,7 +249,7 @@ impl FunctionState {
         }
         block.last = self.batches;
         self.touch(block, faulted);
-        self.follow(batch.block);
+        self.streams.follow(batch.block);
     }
 
     /// `pages` of `block` ended so, `outstanding` of which were prefetched and not touched before.
@@ -335,13 +263,27 @@ impl FunctionState {
         match outcome {
             Outcome::Used | Outcome::Late => self.touch(block, outstanding),
             Outcome::Evicted => {
+                self.judge(pages.count(), outstanding.count());
                 if block.touched.is_empty() && !outstanding.is_empty() {
                     // It came for nothing.
                     self.each(block, Density::arrived);
                 }
                 self.gone(block, pages);
             }
-            Outcome::Dropped => {}
+            Outcome::Moved => block.touched = block.touched.minus(pages),
+            Outcome::Dropped => {
+                let dropped = u32::try_from(outstanding.count()).unwrap_or(u32::MAX);
+                self.dropped = self.dropped.saturating_add(dropped);
+            }
+        }
+    }
+
+    /// A block has been evicted with so many pages, `unused` of which had come along.
+    fn judge(&mut self, pages: usize, unused: usize) {
+        if pages >= JUDGED_PAGES {
+            let dropped = core::mem::take(&mut self.dropped) as usize;
+            let wasted = (unused + dropped) * 256 / (pages + dropped);
+            self.wasted = moved_towards(self.wasted, u16::try_from(wasted).unwrap_or(256));
         }
     }
 
@@ -359,7 +301,7 @@ impl FunctionState {
             block.evicted_at = Some(self.evicted);
             self.evicted = self.evicted.wrapping_add(1);
             self.full_at = Some(self.batches);
-            if self.went >= 64 {
+            if self.went >= Density::REMEMBERED {
                 self.went /= 2;
                 self.came_back /= 2;
             }
@@ -373,62 +315,6 @@ impl FunctionState {
             }
         }
         block.touched = left;
-    }
-
-    /// `block` is being used: moves the stream that it continues, or begins one.
-    fn follow(&mut self, block: BlockId) {
-        let continues = |stream: &Option<Stream>| {
-            stream.is_some_and(|stream| {
-                stream.last.space == block.space && stream.last.index.abs_diff(block.index) <= 1
-            })
-        };
-        let at = self.streams.iter().position(continues);
-        let found = at.and_then(|at| self.streams.get(at).copied().flatten());
-        let moved = match found {
-            Some(stream) if stream.last == block => stream,
-            Some(stream) => {
-                let backwards = block.index < stream.last.index;
-                let turned = stream.steps > 0 && backwards != stream.backwards;
-                Stream {
-                    last: block,
-                    backwards,
-                    steps: if turned {
-                        1
-                    } else {
-                        stream.steps.saturating_add(1)
-                    },
-                }
-            }
-            None => Stream {
-                last: block,
-                backwards: false,
-                steps: 0,
-            },
-        };
-        // To the front; without one that it continues, the one that moved least lately goes.
-        if let Some(before) = self.streams.get_mut(..=at.unwrap_or(STREAMS - 1)) {
-            before.rotate_right(1);
-        }
-        if let Some(first) = self.streams.first_mut() {
-            *first = Some(moved);
-        }
-    }
-
-    /// The block after this one, where blocks are used one after the other: the stream's that moved last.
-    fn next(&self) -> Option<BlockId> {
-        let stream = self.streams.first().copied().flatten()?;
-        if stream.steps < 2 {
-            return None;
-        }
-        let index = if stream.backwards {
-            stream.last.index.checked_sub(1)?
-        } else {
-            stream.last.index.checked_add(1)?
-        };
-        Some(BlockId {
-            space: stream.last.space,
-            index,
-        })
     }
 
     /// What to expect of a block in `neighbourhood`.
@@ -451,8 +337,8 @@ pub struct Auto<'a> {
 
 impl FunctionState {
     /// Whether something has to go for what comes along. (Right after a block has gone there is room, for a moment.)
-    fn is_full(&self, view: &View<'_>) -> bool {
-        view.batch.pressure >= FULL
+    fn is_full(&self, pressure: u8) -> bool {
+        pressure >= FULL
             || self
                 .full_at
                 .is_some_and(|at| self.batches.wrapping_sub(at) < FULL_BATCHES)
@@ -467,7 +353,7 @@ impl FunctionState {
     fn costs(&self, view: &View<'_>) -> Costs {
         let page_ns = u64::from(view.params.page_ns.get());
         let fault_ns = self.fault_ns();
-        if !self.is_full(view) {
+        if !self.is_full(view.batch.pressure) {
             return Costs {
                 fault_ns,
                 any_ns: 0,
@@ -476,11 +362,34 @@ impl FunctionState {
         }
         let came_back =
             u64::from(self.came_back).saturating_mul(fault_ns) / u64::from(self.went.max(1));
+        // Where what comes along is used before it goes again it does no harm.
+        let regret = u64::from(self.regretted) * u64::from(self.wasted.min(128)) / 128;
         Costs {
             fault_ns,
-            any_ns: fault_ns * u64::from(self.regretted) / REGRET,
+            any_ns: fault_ns * regret / REGRET,
             unused_ns: page_ns * 2 + came_back.min(fault_ns),
         }
+    }
+
+    /// Whether what comes along is worth no eviction, where `share` per cent of all has room.
+    pub const fn is_gentle(&self, share: u8) -> bool {
+        share >= NEARLY_ALL || self.wasted > WASTEFUL
+    }
+
+    /// What to bring while the link has nothing to do.
+    pub fn idle(&mut self, pressure: u8, fits: bool) -> Option<Ahead> {
+        if !fits && self.is_full(pressure) {
+            return None;
+        }
+        let block = self.streams.farther()?;
+        let expected = self.expected(Neighbourhood::of(block))?;
+        if !fits && expected.pages < IDLE_PAGES {
+            return None;
+        }
+        Some(Ahead {
+            block,
+            pages: PageMask::ALL,
+        })
     }
 }
 
@@ -547,9 +456,10 @@ impl<'a> Auto<'a> {
         if !self.dense || !headroom(view) || batch.destination != Some(Location::Device) {
             return None;
         }
-        let block = self.function.next()?;
+        let block = self.function.streams.next()?;
         let expected = self.function.expected(Neighbourhood::of(block))?;
-        if !self.function.costs(view).pays(expected.pages, PAGES) {
+        let sparse = expected.pages < AHEAD_PAGES && self.function.is_full(batch.pressure);
+        if sparse || !self.function.costs(view).pays(expected.pages, PAGES) {
             return None;
         }
         // The fault of this one tells that the block is being used.
@@ -569,7 +479,13 @@ impl Policy for Auto<'_> {
     fn plan(&mut self, view: &View<'_>) -> Plan {
         let max_region: Region = view.tree.max_region();
         let costs = self.function.costs(view);
-        let roomy = !self.function.is_full(view) && headroom(view);
+
+        if view.batch.share >= 100 && !view.calm().is_empty() {
+            // Nothing ever has to go.
+            self.dense = true;
+            return Plan::Pages(max_region.into());
+        }
+        let roomy = !self.function.is_full(view.batch.pressure) && headroom(view);
         let Some(expected) = self.function.expected(self.block.neighbourhood) else {
             // Nothing is known, and it costs nothing to try.
             if roomy && !view.calm().is_empty() {
@@ -589,11 +505,11 @@ impl Policy for Auto<'_> {
             .minus(view.batch.faulted);
         self.dense = costs.pays(expected_pages, PAGES);
         // While there is room, what is visited again and again fills up anyway.
-        if roomy && self.block.visits >= 2 {
+        if roomy && self.block.visits >= VISITS {
             return Plan::Pages(max_region.into());
         }
         // Of a block that was here before only what was used then.
-        let whole = if known > 0 {
+        let whole = if known > 0 || self.function.is_full(view.batch.pressure) {
             0
         } else {
             costs.gain_ns(expected_pages.saturating_sub(touched), missing.count())

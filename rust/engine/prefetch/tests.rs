@@ -27,6 +27,7 @@ struct Given {
     now_ns: u64,
     random: u32,
     pressure: u8,
+    share: u8,
     link_bytes: u64,
 }
 
@@ -47,6 +48,7 @@ impl Given {
             now_ns: self.now_ns,
             random: self.random,
             pressure: self.pressure,
+            share: self.share,
             link_bytes: self.link_bytes,
             link_backlog_ns: 0,
         }
@@ -81,6 +83,7 @@ fn given() -> impl Strategy<Value = Given> {
             now_ns: u64::from(now),
             random,
             pressure,
+            share: u8::try_from(random % 101).unwrap_or(0),
             link_bytes: u64::from(bytes),
         },
     )
@@ -128,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Outcome::Used),
         Just(Outcome::Late),
         Just(Outcome::Evicted),
+        Just(Outcome::Moved),
         Just(Outcome::Dropped)
     ];
     prop_oneof![
@@ -209,7 +213,12 @@ impl Model {
 
     fn outcome(&mut self, outcome: Outcome, pages: &PageMask) {
         for page in set(pages) {
-            self.ended[outcome as usize] += u64::from(self.outstanding.remove(&page));
+            // Who moved elsewhere went unused too.
+            let ended = match outcome {
+                Outcome::Moved => Outcome::Evicted,
+                other => other,
+            };
+            self.ended[ended as usize] += u64::from(self.outstanding.remove(&page));
         }
     }
 }
@@ -287,6 +296,7 @@ fn plain(case: Case) -> Given {
         now_ns: 1,
         random: 0,
         pressure: 0,
+        share: 50,
         link_bytes: 0,
     }
 }

@@ -61,6 +61,15 @@ impl Load {
         oracle::bound(self.order(costs), costs, frames)
     }
 
+    /// As [`oracle::in_order_ns`].
+    pub(crate) fn in_order_ns(&mut self, costs: &Costs) -> u64 {
+        self.order(costs);
+        let traces: Vec<&Trace> = self.traces.iter().collect();
+        self.order.as_ref().map_or(0, |(_, _, order)| {
+            oracle::in_order_ns(&traces, costs, order)
+        })
+    }
+
     /// Runs it under `policy`.
     ///
     /// # Errors
@@ -109,6 +118,8 @@ pub(crate) struct OracleRow {
     pub(crate) bytes: u64,
     pub(crate) compute_ns: u64,
     pub(crate) link_ns: u64,
+    /// With memory for all: as [`oracle::in_order_ns`].
+    pub(crate) in_order_ns: Option<u64>,
 }
 
 impl From<Bound> for OracleRow {
@@ -119,6 +130,7 @@ impl From<Bound> for OracleRow {
             bytes: bound.bytes(),
             compute_ns: bound.compute_ns,
             link_ns: bound.link_ns,
+            in_order_ns: None,
         }
     }
 }
@@ -235,6 +247,7 @@ impl Cell {
     ) -> Result<Self, Stalled> {
         let frames = load.frames(capacity);
         let bound = load.bound(costs, frames);
+        let in_order_ns = (frames >= load.working_set).then(|| load.in_order_ns(costs));
         let mut rows = Vec::new();
         for policy in policies {
             let outcome = load.run(costs, frames, *policy, measure)?;
@@ -258,7 +271,10 @@ impl Cell {
                 link_megabytes_per_s: costs.megabytes_per_s,
             },
             working_set_bytes: u64::from(load.working_set) * PAGE_BYTES,
-            oracle: bound.into(),
+            oracle: OracleRow {
+                in_order_ns,
+                ..bound.into()
+            },
             rows,
         })
     }

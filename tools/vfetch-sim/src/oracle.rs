@@ -58,6 +58,28 @@ impl Bound {
 
 /// The order of the traces' touches when no page is ever missing.
 pub(crate) fn order(traces: &[&Trace], costs: &Costs) -> Order {
+    walk(traces, costs, None)
+}
+
+/// How long the strands take when pages come without faults, one after the other, in the order in which `order` touches them first,
+/// and none has to leave. With memory for all: what is left of the oracle when its pages cannot all be there at once.
+pub(crate) fn in_order_ns(traces: &[&Trace], costs: &Costs, order: &Order) -> u64 {
+    let mut arrival = vec![u64::MAX; order.pages];
+    let mut at = costs.latency_ns;
+    for touch in &order.touches {
+        let page = (touch & !HOST) as usize;
+        if arrival[page] == u64::MAX {
+            if touch & HOST == 0 {
+                at += costs.page_ns();
+            }
+            arrival[page] = if touch & HOST == 0 { at } else { 0 };
+        }
+    }
+    walk(traces, costs, Some(&arrival)).compute_ns
+}
+
+/// As [`order`], when pages can be touched from `arrival` on.
+fn walk(traces: &[&Trace], costs: &Costs, arrival: Option<&[u64]>) -> Order {
     struct Tenant<'a> {
         trace: &'a Trace,
         base: u32,
@@ -118,8 +140,16 @@ pub(crate) fn order(traces: &[&Trace], costs: &Costs) -> Order {
         let tenant = &mut tenants[which];
         if next < end {
             let host = if strand == strands { HOST } else { 0 };
-            touches.push((tenant.base + tenant.trace.touches[next].page) | host);
+            let page = tenant.base + tenant.trace.touches[next].page;
             turn += 1;
+            if let Some(arrival) = arrival {
+                let there = arrival[page as usize];
+                if there > time {
+                    *top = Reverse((there, turn, which, strand, next, end));
+                    continue;
+                }
+            }
+            touches.push(page | host);
             *top = Reverse((time + costs.compute_ns, turn, which, strand, next + 1, end));
             continue;
         }

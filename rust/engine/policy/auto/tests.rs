@@ -4,7 +4,7 @@
 
 use super::super::super::params::Params;
 use super::super::super::prefetch::{
-    brought_ahead, feedback, prefetch, BlockState, FunctionId, FunctionState, Hint,
+    brought_ahead, feedback, idle, prefetch, BlockState, FunctionId, FunctionState, Hint,
 };
 use super::super::super::tree::Bounds;
 use super::super::Kind;
@@ -23,6 +23,7 @@ struct Machine {
     faults: usize,
     brought: usize,
     backlog_ns: u64,
+    share: u8,
 }
 
 impl Machine {
@@ -39,6 +40,7 @@ impl Machine {
             faults: 0,
             brought: 0,
             backlog_ns: 0,
+            share: 50,
         }
     }
 
@@ -88,6 +90,7 @@ impl Machine {
                 } else {
                     100
                 },
+                share: self.share,
                 link_bytes: 0,
                 link_backlog_ns: self.backlog_ns,
             },
@@ -307,4 +310,73 @@ fn units_that_are_new_are_counted_once() {
     assert_eq!(new_groups(&pages(&[0, 15, 16, 511]), &PageMask::EMPTY), 3);
     assert_eq!(new_groups(&pages(&[0, 15, 16, 511]), &pages(&[1, 500])), 1);
     assert_eq!(new_groups(&PageMask::EMPTY, &PageMask::ALL), 0);
+}
+
+#[test]
+fn an_idle_link_brings_the_next_blocks_one_after_the_other() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(dense(0..10));
+    let params = machine.params;
+    let mut next = |pressure| {
+        idle(&params, &mut machine.function, pressure, 50).map(|ahead| ahead.block.index)
+    };
+    let first = next(50).unwrap();
+    assert!(first >= 10, "{first}");
+    assert_eq!(next(50), Some(first + 1));
+    // Nothing is evicted for them.
+    assert_eq!(next(FULL), None);
+    assert_eq!(next(50), Some(first + 2));
+    let rest = core::iter::from_fn(|| next(50)).count();
+    assert!(rest < 64, "{rest}");
+
+    let mut sparsely = Machine::new(Kind::Auto, usize::MAX);
+    sparsely.cost((0..10).flat_map(|block| (0..8).map(move |page| (block, page * 60))));
+    assert_eq!(idle(&params, &mut sparsely.function, 50, 50), None);
+    // Where all has room it does no harm.
+    assert!(idle(&params, &mut sparsely.function, 50, 100).is_some());
+}
+
+#[test]
+fn where_all_has_room_blocks_come_as_a_whole() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(sparse(0..40, 8));
+    assert_eq!(machine.touch(1_000, 100).unwrap().pages.count(), 0);
+    machine.share = 100;
+    assert_eq!(machine.touch(1_001, 100).unwrap().pages.count(), PAGES - 1);
+}
+
+#[test]
+fn nothing_is_evicted_for_what_has_been_wasted() {
+    let mut function = super::FunctionState::NEW;
+    // Nothing is known: it may have been.
+    assert!(function.is_gentle(50));
+    for _ in 0..40 {
+        function.judge(PAGES, 0);
+    }
+    assert!(!function.is_gentle(50));
+    assert!(function.is_gentle(NEARLY_ALL));
+    // What had no room counts too.
+    let mut block = super::BlockState::NEW;
+    for _ in 0..40 {
+        let pages = PageMask::ALL;
+        function.observe(&mut block, Outcome::Dropped, &pages, &pages);
+        function.judge(PAGES, 0);
+    }
+    assert!(function.is_gentle(50));
+    // The hint says so.
+    let mut machine = Machine::new(Kind::Auto, 8);
+    assert!(machine.touch(0, 0).unwrap().gentle);
+    machine.cost(dense(1..60));
+    assert!(!machine.touch(60, 0).unwrap().gentle);
+}
+
+#[test]
+fn a_page_that_moves_to_the_host_says_nothing_of_memory() {
+    let mut machine = Machine::new(Kind::Auto, usize::MAX);
+    machine.cost(dense(0..4));
+    let (state, resident) = machine.blocks.get_mut(&2).unwrap();
+    feedback(&mut machine.function, state, Outcome::Moved, resident);
+    *resident = PageMask::EMPTY;
+    // It comes back as a whole: memory is not full, and nothing was wasted.
+    assert!(machine.touch(2, 0).unwrap().pages.count() > 500);
 }

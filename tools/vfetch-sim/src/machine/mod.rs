@@ -16,6 +16,8 @@
 //!    back free their frame when they have arrived. Demands get frames first. A prefetch for which nothing can be evicted is dropped.
 //! 5. When the page arrives its strands go on.
 //!
+//! When the link has nothing to do, a prefetcher is asked what else may come; that evicts nothing.
+//!
 //! A host touch of a page that is not on the host takes the host's fault time, then moves it; the prefetcher may add
 //! pages of the device to that.
 
@@ -93,6 +95,9 @@ fn class(flags: u16) -> Class {
 
 /// Classes of pages that wait for a frame, in the order in which they get one.
 const FRAMED: [Class; 3] = [Class::Demand, Class::Prefetch, Class::Ahead];
+
+/// So often a function is asked for what it wants to bring while the link has nothing to do.
+const IDLE_TRIES: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Page {
@@ -223,6 +228,8 @@ struct Machine<'a> {
     costs: Costs,
     page_ns: u64,
     capacity: u32,
+    /// How much of all pages fits, in percent.
+    share: u8,
     free: u32,
     /// Frames that become free when their page has left.
     coming: u32,
@@ -280,6 +287,7 @@ macro_rules! ask {
             pages: f.trace.pages,
             capacity: $machine.capacity,
             taken: $machine.capacity - $machine.free,
+            share: $machine.share,
             link_bytes: $machine.link_bytes,
             backlog_ns,
             device: &Space { blocks: &$machine.blocks[first..blocks] },
@@ -338,6 +346,13 @@ impl<'a> Machine<'a> {
             costs: setup.costs,
             page_ns: setup.costs.page_ns(),
             capacity,
+            share: (u64::from(capacity) * 100
+                / functions
+                    .iter()
+                    .map(|f| u64::from(f.trace.pages))
+                    .sum::<u64>()
+                    .max(1))
+            .min(100) as u8,
             free: capacity,
             coming: 0,
             measure: setup.measure,
@@ -428,6 +443,9 @@ impl<'a> Machine<'a> {
             Event::Free(lane) => {
                 self.lanes[lane as usize].busy = false;
                 self.pump_link();
+                if lane == 0 && !self.lanes[0].busy {
+                    self.idle();
+                }
             }
             Event::Arrived(page) => self.arrived(page),
             Event::Left(page) => self.left(page),
@@ -605,6 +623,9 @@ impl<'a> Machine<'a> {
         f.batch.clear();
         f.handling = false;
         self.begin_batch(function);
+        if !self.lanes[0].busy {
+            self.idle();
+        }
     }
 
     fn decide(&mut self, function: usize, side: Side, faults: &[Fault], hint: &mut Hint) {
@@ -633,16 +654,22 @@ impl<'a> Machine<'a> {
     }
 
     fn prefetch(&mut self, function: usize, hint: &mut Hint) {
-        for (pages, ahead) in [(&mut hint.pages, 0), (&mut hint.ahead, AHEAD)] {
+        let lists = [
+            (&mut hint.pages, 0, false),
+            (&mut hint.gentle, 0, true),
+            (&mut hint.ahead, AHEAD, false),
+            (&mut hint.gentle_ahead, AHEAD, true),
+        ];
+        for (pages, ahead, gentle) in lists {
             for block in pages.chunk_by(|a, b| a / BLOCK_PAGES == b / BLOCK_PAGES) {
-                self.prefetch_block(function, block, ahead);
+                self.prefetch_block(function, block, ahead, gentle);
             }
             pages.clear();
         }
     }
 
     /// Pages of one block; `ahead` is [`AHEAD`] or nothing.
-    fn prefetch_block(&mut self, function: usize, block: &[u32], ahead: u16) {
+    fn prefetch_block(&mut self, function: usize, block: &[u32], ahead: u16, gentle: bool) {
         let Function { base, trace, .. } = self.functions[function];
         let mut requested = None;
         for page in block {
@@ -653,6 +680,13 @@ impl<'a> Machine<'a> {
             let page = base + page;
             let p = &mut self.pages[page as usize];
             match p.place {
+                Place::Host
+                    if p.flags & PENDING == 0
+                        && gentle
+                        && self.free + self.coming <= self.wanting.iter().sum::<u32>() =>
+                {
+                    ask!(self, function, Side::Device, dropped, page - base);
+                }
                 Place::Host if p.flags & PENDING == 0 => {
                     p.flags |= PREFETCHED | ahead;
                     self.functions[function].counters.prefetched += 1;
@@ -690,7 +724,7 @@ impl<'a> Machine<'a> {
         set(&mut self.blocks[block].coming, page, true);
         if unused {
             self.functions[function].counters.unused += 1;
-            self.tell_page_gone(Side::Host, page);
+            self.tell_page_moved(Side::Host, page);
         }
     }
 
@@ -790,7 +824,15 @@ impl<'a> Machine<'a> {
         }
         let function = self.owner[block] as usize;
         self.functions[function].counters.evictions += 1;
-        self.tell_gone(Side::Device, block, &here);
+        let first = self.functions[function].base / BLOCK_PAGES;
+        ask!(
+            self,
+            function,
+            Side::Device,
+            evicted,
+            block as u32 - first,
+            &here
+        );
     }
 
     /// A page of the device goes to the host. Its prefetcher is told by the caller.
@@ -814,18 +856,11 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// `pages` of `block` have left `side`.
-    fn tell_gone(&mut self, side: Side, block: usize, pages: &Mask) {
-        let function = self.owner[block] as usize;
-        let first = self.functions[function].base / BLOCK_PAGES;
-        ask!(self, function, side, gone, block as u32 - first, pages);
-    }
-
-    /// As [`Self::tell_gone`], for one page.
-    fn tell_page_gone(&mut self, side: Side, page: u32) {
-        let mut mask = [0; 8];
-        set(&mut mask, page, true);
-        self.tell_gone(side, (page / BLOCK_PAGES) as usize, &mask);
+    /// `page` has left `side` for the other one.
+    fn tell_page_moved(&mut self, side: Side, page: u32) {
+        let function = self.owner[(page / BLOCK_PAGES) as usize] as usize;
+        let base = self.functions[function].base;
+        ask!(self, function, side, moved, page - base);
     }
 
     /// Nothing can be evicted for them.
@@ -897,6 +932,22 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// The link to the device has nothing to do: functions may bring what nobody needs yet.
+    fn idle(&mut self) {
+        for function in 0..self.functions.len() {
+            // Of what is there already nothing comes.
+            for _ in 0..IDLE_TRIES {
+                let mut hint = std::mem::take(&mut self.hint);
+                let again = ask!(self, function, Side::Device, idle, &mut hint);
+                self.prefetch(function, &mut hint);
+                self.hint = hint;
+                if !again || self.lanes[0].busy {
+                    break;
+                }
+            }
+        }
+    }
+
     fn arrived(&mut self, page: u32) {
         let block = (page / BLOCK_PAGES) as usize;
         let function = self.owner[block] as usize;
@@ -937,7 +988,7 @@ impl<'a> Machine<'a> {
         if host_wants {
             self.pages[page as usize].flags &= !HOST_WANTS;
             self.leave(page, Class::Demand);
-            self.tell_page_gone(Side::Device, page);
+            self.tell_page_moved(Side::Device, page);
             self.pump_link();
         }
         // What has arrived can be evicted for those that found nothing to evict.
@@ -1033,7 +1084,7 @@ impl<'a> Machine<'a> {
         match self.pages[page as usize].place {
             Place::Device => {
                 self.leave(page, Class::Demand);
-                self.tell_page_gone(Side::Device, page);
+                self.tell_page_moved(Side::Device, page);
             }
             Place::Leaving | Place::Return => {}
             // It left meanwhile.
@@ -1046,6 +1097,9 @@ impl<'a> Machine<'a> {
             }
         }
         hint.ahead.clear();
+        hint.gentle_ahead.clear();
+        let gentle = std::mem::take(&mut hint.gentle);
+        hint.pages.extend(gentle);
         for other in hint.pages.drain(..) {
             if other >= self.functions[function].trace.pages {
                 self.functions[function].counters.invalid += 1;
@@ -1054,7 +1108,7 @@ impl<'a> Machine<'a> {
             let other = base + other;
             if self.pages[other as usize].place == Place::Device {
                 self.leave(other, Class::Prefetch);
-                self.tell_page_gone(Side::Device, other);
+                self.tell_page_moved(Side::Device, other);
                 self.pages[other as usize].flags |= HOST_PREFETCHED;
                 self.functions[function].counters.prefetched += 1;
             }

@@ -285,7 +285,7 @@ struct Gone<'a>(&'a std::cell::RefCell<Vec<(u32, u32)>>);
 impl Prefetcher for Gone<'_> {
     fn batch(&mut self, _view: &View<'_>, _faults: &[Fault], _hint: &mut Hint) {}
 
-    fn gone(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
+    fn evicted(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
         self.0.borrow_mut().push((block, count(pages)));
     }
 }

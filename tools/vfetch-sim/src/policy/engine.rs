@@ -93,22 +93,33 @@ impl Engine {
             preferred: None,
             now_ns: view.now_ns,
             random,
-            pressure: (u64::from(view.taken) * 100 / u64::from(view.capacity.max(1))) as u8,
+            pressure: view.pressure(),
+            share: view.share,
             link_bytes: view.link_bytes,
             link_backlog_ns: view.backlog_ns,
         };
         let block = self.blocks.get_mut(index as usize)?;
         let answer = prefetch::prefetch(&self.params, &mut self.function, block, &batch);
         let bring = answer.pages.minus(&resident);
-        hint.pages
-            .extend(bring.iter().map(|page| first + page.get() as u32));
+        let pages = bring.iter().map(|page| first + page.get() as u32);
+        if answer.gentle {
+            hint.gentle.extend(pages);
+        } else {
+            hint.pages.extend(pages);
+        }
         if let Some(ahead) = answer.ahead {
-            self.ahead(view, ahead, hint);
+            self.ahead(view, ahead, false, hint);
         }
         Some(())
     }
 
-    fn ahead(&mut self, view: &View<'_>, ahead: prefetch::Ahead, hint: &mut Hint) -> Option<()> {
+    fn ahead(
+        &mut self,
+        view: &View<'_>,
+        ahead: prefetch::Ahead,
+        gentle: bool,
+        hint: &mut Hint,
+    ) -> Option<()> {
         let index = u32::try_from(ahead.block.index).ok()?;
         let first = index.checked_mul(BLOCK_PAGES)?;
         let pages = view.pages.checked_sub(first)?.min(BLOCK_PAGES) as usize;
@@ -119,8 +130,12 @@ impl Engine {
             .within(region)
             .minus(&PageMask::from_words(device));
         prefetch::brought_ahead(&mut self.function, block, &ahead, &bring);
-        hint.ahead
-            .extend(bring.iter().map(|page| first + page.get() as u32));
+        if gentle {
+            &mut hint.gentle_ahead
+        } else {
+            &mut hint.ahead
+        }
+        .extend(bring.iter().map(|page| first + page.get() as u32));
         Some(())
     }
 }
@@ -143,6 +158,16 @@ impl Prefetcher for Engine {
         self.feedback(page, Outcome::Used);
     }
 
+    fn idle(&mut self, view: &View<'_>, hint: &mut Hint) -> bool {
+        let pressure = view.pressure();
+        let Some(ahead) = prefetch::idle(&self.params, &mut self.function, pressure, view.share)
+        else {
+            return false;
+        };
+        self.ahead(view, ahead, true, hint);
+        true
+    }
+
     fn late(&mut self, _view: &View<'_>, page: u32) {
         self.feedback(page, Outcome::Late);
     }
@@ -151,7 +176,11 @@ impl Prefetcher for Engine {
         self.feedback(page, Outcome::Dropped);
     }
 
-    fn gone(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
+    fn moved(&mut self, _view: &View<'_>, page: u32) {
+        self.feedback(page, Outcome::Moved);
+    }
+
+    fn evicted(&mut self, _view: &View<'_>, block: u32, pages: &Mask) {
         self.feedback_block(block, Outcome::Evicted, &PageMask::from_words(*pages));
     }
 

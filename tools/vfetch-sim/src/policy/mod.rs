@@ -35,12 +35,21 @@ pub(crate) struct View<'a> {
     /// Frames of the device, and those that are taken or promised.
     pub(crate) capacity: u32,
     pub(crate) taken: u32,
+    /// How much of all pages of all functions fits on the device, in percent.
+    pub(crate) share: u8,
     /// Bytes that the link has carried.
     pub(crate) link_bytes: u64,
     /// For how long the link has pages to carry.
     pub(crate) backlog_ns: u64,
     /// By block of the space: pages on the device or on their way there.
     pub(crate) device: &'a dyn Residency,
+}
+
+impl View<'_> {
+    /// How much of the device's memory is taken, in percent.
+    fn pressure(&self) -> u8 {
+        (u64::from(self.taken) * 100 / u64::from(self.capacity.max(1))) as u8
+    }
 }
 
 /// Where pages are.
@@ -59,15 +68,21 @@ pub(crate) trait Residency: std::fmt::Debug {
 pub(crate) struct Hint {
     /// Pages, most wanted first.
     pub(crate) pages: Vec<u32>,
+    /// After these, as long as there are frames.
+    pub(crate) gentle: Vec<u32>,
     /// Pages of blocks where nobody has faulted: after all others.
     pub(crate) ahead: Vec<u32>,
+    /// After these, as long as there are frames.
+    pub(crate) gentle_ahead: Vec<u32>,
 }
 
 impl Hint {
     /// Forgets all of it.
     pub(crate) fn clear(&mut self) {
         self.pages.clear();
+        self.gentle.clear();
         self.ahead.clear();
+        self.gentle_ahead.clear();
     }
 }
 
@@ -80,6 +95,11 @@ pub(crate) trait Prefetcher {
     /// A prefetched page is touched for the first time. May ask for more on the device.
     fn used(&mut self, _view: &View<'_>, _page: u32, _hint: &mut Hint) {}
 
+    /// The link has nothing to do: what else to bring to the device, as far as there is room. `false` if there is nothing.
+    fn idle(&mut self, _view: &View<'_>, _hint: &mut Hint) -> bool {
+        false
+    }
+
     /// A prefetched page is touched while it is still on its way. Its fault follows.
     fn late(&mut self, _view: &View<'_>, _page: u32) {}
 
@@ -89,8 +109,11 @@ pub(crate) trait Prefetcher {
     /// A page of a hint is not brought: there is no room, or it is just leaving.
     fn dropped(&mut self, _view: &View<'_>, _page: u32) {}
 
-    /// Pages of a block have left `view.side`, to make room or because the other side wants them.
-    fn gone(&mut self, _view: &View<'_>, _block: u32, _pages: &Mask) {}
+    /// All pages of a block that were on the device have left it, to make room.
+    fn evicted(&mut self, _view: &View<'_>, _block: u32, _pages: &Mask) {}
+
+    /// A page has left `view.side`, because the other side wants it.
+    fn moved(&mut self, _view: &View<'_>, _page: u32) {}
 
     /// Answers that were refused as invalid.
     fn invalid(&self) -> u64 {
@@ -137,6 +160,7 @@ pub(crate) mod tests {
                 pages,
                 capacity: 1000,
                 taken: 0,
+                share: 50,
                 link_bytes: 0,
                 backlog_ns: 0,
                 device: self,

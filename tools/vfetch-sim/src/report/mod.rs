@@ -38,6 +38,12 @@ pub(crate) fn summary(v: &Verdict) -> String {
          with memory for all.",
         v.auto_near, v.auto_near_oracle, v.roomy
     );
+    let _ = writeln!(
+        text,
+        "Of these, pages that come without faults in the order of their first touches are within 25 % of the oracle in {}; \
+         auto is within 25 % of them in {}.",
+        v.in_order_near_oracle, v.auto_near_in_order
+    );
     if let Some((other, ahead)) = &v.auto_ahead {
         let _ = writeln!(
             text,

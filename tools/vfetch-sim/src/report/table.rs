@@ -99,6 +99,13 @@ pub(crate) fn cell_table(cell: &Cell) -> String {
         time(o.link_ns),
         time(o.compute_ns)
     );
+    if let Some(ns) = o.in_order_ns {
+        let _ = writeln!(
+            text,
+            "Pages that come without faults, in the order of their first touches, take {}.",
+            time(ns)
+        );
+    }
     text
 }
 

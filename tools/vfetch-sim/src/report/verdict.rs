@@ -70,6 +70,10 @@ pub(crate) struct Verdict {
     /// Cells with at least as much memory as is used, and those of them in which auto is within 25 % of the oracle.
     pub(crate) roomy: usize,
     pub(crate) auto_near_oracle: usize,
+    /// Of these cells, those in which a prefetcher that knows the order of first touches is, and those in which auto is
+    /// within 25 % of that one.
+    pub(crate) in_order_near_oracle: usize,
+    pub(crate) auto_near_in_order: usize,
     /// How much the geometric mean of auto's time is below that of the best single other policy.
     pub(crate) auto_ahead: Option<(String, f64)>,
     pub(crate) expectations: Vec<Expectation>,
@@ -258,6 +262,10 @@ impl Verdict {
         let auto_ahead = mine
             .zip(other)
             .map(|(mine, other)| (other.policy.clone(), 1.0 - mine.to_oracle / other.to_oracle));
+        let in_order = || {
+            (cells.iter().filter(|cell| cell.place.capacity >= 1.0))
+                .filter_map(|cell| Some((cell, cell.oracle.in_order_ns? as f64)))
+        };
         let roomy = || verdicts.iter().filter(|c| c.capacity >= 1.0);
         Self {
             discriminating: verdicts.iter().filter(|c| c.spread >= SPREAD).count(),
@@ -268,6 +276,15 @@ impl Verdict {
             roomy: roomy().count(),
             auto_near_oracle: roomy()
                 .filter(|c| c.auto_to_oracle.is_some_and(|x| x <= ORACLE))
+                .count(),
+            in_order_near_oracle: in_order()
+                .filter(|(cell, time)| *time <= cell.oracle.time_ns.max(1) as f64 * ORACLE)
+                .count(),
+            auto_near_in_order: in_order()
+                .filter(|(cell, bound)| {
+                    cell.row(&auto)
+                        .is_some_and(|row| time(row) <= bound * ORACLE)
+                })
                 .count(),
             auto_ahead,
             expectations: expectations(matrix, cells),
