@@ -201,7 +201,8 @@ fuzz_target!(|data: &[u8]| {
                     assert!(!hint.pages.intersects(&mapped));
                 }
                 if let Some(ahead) = hint.ahead {
-                    assert_eq!(ahead.block.index.abs_diff(batch.block.index), 1);
+                    // A stream's last block may be a few behind the one that faulted.
+                    assert!((1..=4).contains(&ahead.block.index.abs_diff(batch.block.index)));
                     brought_ahead(&mut function, &mut neighbour, &ahead, &ahead.pages);
                 }
             }

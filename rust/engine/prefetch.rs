@@ -94,7 +94,7 @@ pub struct Batch<'a> {
     pub link_backlog_ns: u64,
 }
 
-/// Pages of a neighbouring block to bring along too, as far as they have contents elsewhere and the link has nothing
+/// Pages of a block nearby to bring along too, as far as they have contents elsewhere and the link has nothing
 /// better to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ahead {
