@@ -29,8 +29,10 @@
 mod block;
 mod file;
 mod function;
-mod gate;
+mod host_fault;
+mod io;
 mod memory;
+mod migrate;
 pub(crate) mod params;
 pub(crate) mod pci;
 mod queue;

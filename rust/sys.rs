@@ -8,13 +8,19 @@
 
 pub(crate) mod abi;
 mod device;
+pub(crate) mod fault;
 pub(crate) mod host_memory;
+pub(crate) mod host_page;
 pub(crate) mod ioctl;
 pub(crate) mod irq;
+pub(crate) mod leaf;
+pub(crate) mod mapping;
 pub(crate) mod node;
 pub(crate) mod pci;
 pub(crate) mod published;
 pub(crate) mod ring;
 mod shim;
+pub(crate) mod table;
+pub(crate) mod time;
 pub(crate) mod wait;
 pub(crate) mod work;

@@ -1,211 +1,658 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages of a block of a space: where each has its contents.
+//! A block of a space: who owns each of its pages, where it is, and what is being done to it.
+//!
+//! What an event leads to is decided by the engine (`engine::owner`); pages in the same state take the step together. Here are
+//! the states of all pages, as sets, and the steps' actions on them. What sleeps ([`super::migrate`]) is done without the lock.
 
 use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+use kernel::sync::{new_mutex, Arc, Mutex};
 
-use super::memory::Memory;
+use super::migrate::Move;
+use super::space::Space;
 use crate::engine::frames::FrameRun;
-use crate::engine::mask::{PageMask, Region, PAGES};
+use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
+use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
+use crate::engine::prefetch::{BlockState, Location};
+use crate::sys::host_page::{BorrowedPage, HostPage};
+use crate::sys::leaf::{Leaf, Place};
+use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
 
-/// What a page holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Contents {
-    /// Zeros: nobody has written to it.
-    None,
-    /// What is in its frame.
-    Device,
-    /// Nothing: the function that held it was reset.
-    Lost,
+/// Moves of one block that may be under way together.
+const MOVES: usize = 4;
+
+/// A block. It is there from when one of its pages first gets contents.
+#[pin_data]
+pub(crate) struct Block {
+    /// Whose it is. A space knows its blocks until it is closed: then the circle is broken.
+    pub(crate) space: Arc<Space>,
+    /// Its number in the space.
+    pub(crate) index: u64,
+    #[pin]
+    pages: Mutex<Pages>,
+    /// Transfers of `read()` and `write()` that use pages where they are, by the epoch in which they began.
+    holds: [Atomic<u32>; 2],
+    /// Changes, so that one that comes between a look and a wait is not missed.
+    version: Atomic<u32>,
+    #[pin]
+    changed: WaitQueue,
 }
 
-/// Pages of a space, 2 MiB of them.
-///
-/// Contents are valid in one generation of the function's memory. When the function was reset since, those that
-/// were in its frames are lost: [`settle`](Self::settle) makes that so before anybody looks.
-pub(crate) struct Block {
+/// What the lock of a block protects.
+pub(crate) struct Pages {
+    /// The generation of the function's memory that this is true of.
     generation: u32,
-    /// Pages whose frames hold their contents.
-    present: PageMask,
+    /// Pages that the host owns, and that the device owns.
+    host: PageMask,
+    device: PageMask,
     /// Pages that are lost.
     lost: PageMask,
-    /// Pages that have a frame.
-    framed: PageMask,
-    frames: [u32; PAGES],
+    /// Pages that are part of one of `moves`.
+    busy: PageMask,
+    /// Pages that stay where they are, and are reached remotely.
+    pinned: PageMask,
+    /// Pages that processes may have mapped.
+    mapped: PageMask,
+    /// Where the contents are.
+    pub(crate) leaf: Leaf,
+    moves: [Option<Arc<Move>>; MOVES],
+    /// Which of the block's holds are the new ones.
+    epoch: u8,
+    /// It was taken out of its space.
+    dead: bool,
+    /// What the engine remembers.
+    pub(crate) engine: BlockState,
+}
+
+/// What is to be done, without the lock, after pages began to move or to be discarded.
+#[derive(Clone, Copy)]
+pub(crate) struct Revocation {
+    /// The pages.
+    pub(crate) pages: PageMask,
+    /// They have to be unmapped from the host.
+    pub(crate) unmap: bool,
+    /// Those that the device may remember.
+    pub(crate) invalidate: PageMask,
+}
+
+/// Keeps pages that were looked up where they are, until dropped: nothing is moved meanwhile.
+pub(crate) struct Hold {
+    block: Arc<Block>,
+    epoch: u8,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(holds) = self.block.holds.get(usize::from(self.epoch)) {
+            if holds.fetch_sub(1u32, Full) == 1 {
+                self.block.touch();
+            }
+        }
+    }
 }
 
 impl Block {
-    /// A block without contents.
-    pub(crate) fn new(generation: u32) -> Result<KBox<Self>> {
-        KBox::init(
-            init!(Self {
-                generation,
-                present: PageMask::EMPTY,
-                lost: PageMask::EMPTY,
-                framed: PageMask::EMPTY,
-                frames: [0; PAGES],
+    /// A block without contents. ENOMEM.
+    pub(crate) fn new(space: &Arc<Space>, index: u64) -> Result<Arc<Self>> {
+        let generation = space.function.memory.generation();
+        let leaf = Leaf::new()?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                space: space.clone(),
+                index,
+                pages <- new_mutex!(
+                    Pages {
+                        generation,
+                        host: PageMask::EMPTY,
+                        device: PageMask::EMPTY,
+                        lost: PageMask::EMPTY,
+                        busy: PageMask::EMPTY,
+                        pinned: PageMask::EMPTY,
+                        mapped: PageMask::EMPTY,
+                        leaf,
+                        moves: [const { None }; MOVES],
+                        epoch: 0,
+                        dead: false,
+                        engine: BlockState::NEW,
+                    },
+                    "vfetch: block"
+                ),
+                holds: [Atomic::new(0), Atomic::new(0)],
+                version: Atomic::new(0),
+                changed <- new_wait_queue!("vfetch: block"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
-    /// Brings the block up to `generation` of the function's memory.
-    pub(crate) fn settle(&mut self, generation: u32) {
-        if self.generation != generation {
-            self.generation = generation;
-            self.lost = self.lost.or(&self.present);
-            self.present = PageMask::EMPTY;
+    /// The first of its pages in the space.
+    pub(crate) fn first_page(&self) -> u64 {
+        self.index * PAGES as u64
+    }
+
+    /// Its pages, as they are now.
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        let mut pages = self.pages.lock();
+        let generation = self.space.function.memory.generation();
+        pages.settle(self, generation);
+        pages
+    }
+
+    /// The number of changes so far: see [`wait`](Self::wait). To be read with the lock held.
+    pub(crate) fn version(&self) -> u32 {
+        self.version.load(Acquire)
+    }
+
+    /// Waits until something has changed since `version`.
+    pub(crate) fn wait(&self, version: u32, signals: Signals) -> Waited {
+        self.changed
+            .wait(signals, None, || self.version.load(Acquire) != version)
+    }
+
+    /// Something has changed: those who wait look again.
+    pub(crate) fn touch(&self) {
+        self.version.fetch_add(1u32, Release);
+        self.changed.wake_all();
+    }
+
+    /// Keeps what was just looked up where it is.
+    pub(crate) fn hold(this: &Arc<Self>, pages: &Pages) -> Hold {
+        if let Some(holds) = this.holds.get(usize::from(pages.epoch)) {
+            holds.fetch_add(1u32, Relaxed);
+        }
+        Hold {
+            block: this.clone(),
+            epoch: pages.epoch,
         }
     }
 
-    /// The longest run from the start of `region` with the same contents, and which. Where they are in frames, the
-    /// frames are neighbours, and the first is given.
-    pub(crate) fn leading_run(&self, region: Region) -> (Region, Contents, u32) {
-        let (lost_run, lost) = self.lost.leading_run(region);
-        if lost {
-            return (lost_run, Contents::Lost, 0);
-        }
-        let (run, present) = self.present.leading_run(lost_run);
-        if !present {
-            return (run, Contents::None, 0);
-        }
-        let (run, first) = self.neighbours(run);
-        (run, Contents::Device, first)
-    }
-
-    /// The pages from the start of `region` whose frames are neighbours, and the first of these.
-    pub(crate) fn neighbours(&self, region: Region) -> (Region, u32) {
-        let frames = self
-            .frames
-            .get(region.first()..region.outer())
-            .unwrap_or(&[]);
-        let first = frames.first().copied().unwrap_or(0);
-        let count = frames
-            .iter()
-            .zip(first..)
-            .take_while(|(frame, expected)| **frame == *expected)
-            .count();
-        let run = Region::new(region.first(), region.first() + count).unwrap_or(region);
-        (run, first)
-    }
-
-    /// Sees to it that the pages of `region` have frames, taken from the promise to their space.
-    pub(crate) fn frame(&mut self, region: Region, memory: &Memory) -> Result {
-        let mut left = region;
-        while !left.is_empty() {
-            let (run, framed) = self.framed.leading_run(left);
-            if !framed {
-                let mut at = run.first();
-                while at < run.outer() {
-                    // CAST: at most 512.
-                    let taken = memory.take((run.outer() - at) as u32)?;
-                    for frame in taken.first..taken.first.saturating_add(taken.count) {
-                        if let Some(slot) = self.frames.get_mut(at) {
-                            *slot = frame;
-                        }
-                        self.framed.insert(Region::new(at, at + 1).ok_or(EIO)?);
-                        at += 1;
+    /// Waits until nobody uses pages that were looked up before this call. Those that begin later do not matter: pages that are
+    /// to move are busy by now.
+    pub(crate) fn drain(&self) {
+        let holds = |epoch: u8| {
+            let holds = self.holds.get(usize::from(epoch & 1));
+            holds.map_or(0, |holds| holds.load(Acquire))
+        };
+        let mut old = None;
+        loop {
+            let version = {
+                let mut pages = self.pages.lock();
+                match old {
+                    None if holds(0) + holds(1) == 0 => return,
+                    // Nobody waits for the others: from here on they are the new ones.
+                    None if holds(pages.epoch ^ 1) == 0 => {
+                        old = Some(pages.epoch);
+                        pages.epoch ^= 1;
+                        continue;
                     }
+                    Some(epoch) if holds(epoch) == 0 => return,
+                    _ => self.version(),
                 }
-            }
-            left = Region::new(run.outer(), left.outer()).ok_or(EIO)?;
-        }
-        Ok(())
-    }
-
-    /// The pages of `region`, which have frames, are being written in `generation`: they hold contents from now on, except
-    /// lost ones. Returns how many did not before.
-    pub(crate) fn fill(&mut self, region: Region, generation: u32) -> usize {
-        if self.generation != generation {
-            return 0;
-        }
-        let mut filled = 0;
-        let mut left = region;
-        while !left.is_empty() {
-            let (run, lost) = self.lost.leading_run(left);
-            if !lost {
-                filled += self.present.insert(run);
-            }
-            match Region::new(run.outer(), left.outer()) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-        }
-        filled
-    }
-
-    /// The pages of `region` were written to as a whole in `generation`: lost ones are not lost any
-    /// more. Returns how many had no contents before.
-    pub(crate) fn overwritten(&mut self, region: Region, generation: u32) -> usize {
-        if self.generation != generation {
-            return 0;
-        }
-        self.lost.remove(region);
-        self.present.insert(region)
-    }
-
-    /// Forgets the contents of the pages of `region`, whose frames hold zeros. Returns how many had contents
-    /// in frames.
-    pub(crate) fn discard(&mut self, region: Region) -> usize {
-        self.lost.remove(region);
-        self.present.remove(region)
-    }
-
-    /// The runs of neighbouring frames of pages in `region` that may hold something else than zeros.
-    pub(crate) fn used_frames(
-        &self,
-        region: Region,
-    ) -> impl Iterator<Item = (Region, FrameRun)> + '_ {
-        let mut within = PageMask::EMPTY;
-        within.insert(region);
-        // Lost pages too: whoever was overwriting one may have stopped midway.
-        self.frame_runs(self.present.or(&self.lost).and(&within))
-    }
-
-    /// The runs of neighbouring frames of all pages in `region`.
-    pub(crate) fn all_frames(
-        &self,
-        region: Region,
-    ) -> impl Iterator<Item = (Region, FrameRun)> + '_ {
-        let mut within = PageMask::EMPTY;
-        within.insert(region);
-        self.frame_runs(self.framed.and(&within))
-    }
-
-    fn frame_runs(&self, pages: PageMask) -> impl Iterator<Item = (Region, FrameRun)> + '_ {
-        let mut at = 0;
-        core::iter::from_fn(move || {
-            let ahead = Region::new(at, PAGES)?;
-            let (skipped, within) = pages.leading_run(ahead);
-            let run = if within {
-                skipped
-            } else {
-                pages.leading_run(Region::new(skipped.outer(), PAGES)?).0
             };
-            let (run, first) = self.neighbours(run);
-            if run.is_empty() {
-                return None;
+            // It is the number of holds that matters; the version changes with the last of them.
+            self.wait(version, Signals::None);
+        }
+    }
+}
+
+/// The pages of a block, locked.
+pub(crate) type Locked<'a> = kernel::sync::lock::Guard<'a, Pages, kernel::sync::lock::mutex::MutexBackend>;
+
+impl Pages {
+    /// All pages that are in a state.
+    fn of(&self, state: Page) -> PageMask {
+        let owned = |owner: &PageMask, pinned: bool| {
+            let owner = owner.minus(&self.busy);
+            if pinned {
+                owner.and(&self.pinned)
+            } else {
+                owner.minus(&self.pinned)
             }
-            at = run.outer();
-            // CAST: at most 512.
-            let count = run.len() as u32;
-            Some((run, FrameRun { first, count }))
+        };
+        match state {
+            Page::None => {
+                let some = self.host.or(&self.device).or(&self.lost).or(&self.busy);
+                PageMask::ALL.minus(&some)
+            }
+            Page::Host { remote } => owned(&self.host, remote),
+            Page::Device { window } => owned(&self.device, window),
+            Page::Lost => self.lost.minus(&self.busy),
+            Page::Revoking(..) | Page::Moving(..) => self.busy,
+            // There are no copies yet.
+            Page::Copied | Page::Copying(_) => PageMask::EMPTY,
+        }
+    }
+
+    /// The states that pages can be in between moves.
+    const STATES: [Page; 6] = [
+        Page::None,
+        Page::Host { remote: false },
+        Page::Host { remote: true },
+        Page::Device { window: false },
+        Page::Device { window: true },
+        Page::Lost,
+    ];
+
+    /// The state of a page; `None` if it is part of a move.
+    pub(crate) fn state(&self, page: PageIndex) -> Option<Page> {
+        if self.busy.has(page) {
+            return None;
+        }
+        let pinned = self.pinned.has(page);
+        Some(if self.host.has(page) {
+            Page::Host { remote: pinned }
+        } else if self.device.has(page) {
+            Page::Device { window: pinned }
+        } else if self.lost.has(page) {
+            Page::Lost
+        } else {
+            Page::None
         })
     }
 
-    /// The pages of `region` have no frames any more, and no contents. Returns how many had
-    /// contents in frames, and how many had frames.
-    pub(crate) fn unframe(&mut self, region: Region) -> (usize, usize) {
-        (self.discard(region), self.framed.remove(region))
+    /// `pages` are in `state` from now on.
+    fn enter(&mut self, pages: &PageMask, state: Page) {
+        for set in [
+            &mut self.host,
+            &mut self.device,
+            &mut self.lost,
+            &mut self.busy,
+            &mut self.pinned,
+        ] {
+            *set = set.minus(pages);
+        }
+        let (set, pinned) = match state {
+            Page::None => return,
+            Page::Host { remote } => (&mut self.host, remote),
+            Page::Device { window } => (&mut self.device, window),
+            Page::Lost => (&mut self.lost, false),
+            Page::Copied
+            | Page::Copying(_)
+            | Page::Revoking(..)
+            | Page::Moving(..) => {
+                let owner = state.owner();
+                self.busy = self.busy.or(pages);
+                match owner {
+                    Some(Location::Host) => (&mut self.host, false),
+                    Some(Location::Device) => (&mut self.device, false),
+                    None => return,
+                }
+            }
+        };
+        *set = set.or(pages);
+        if pinned {
+            self.pinned = self.pinned.or(pages);
+        }
     }
 
-    /// Whether it has neither frames nor anything to say of its pages.
+    /// Pages that the host owns, those on their way from it included.
+    pub(crate) fn host(&self) -> &PageMask {
+        &self.host
+    }
+
+    /// Pages that the device owns, those on their way from it included.
+    pub(crate) fn device(&self) -> &PageMask {
+        &self.device
+    }
+
+    /// Pages that are on their way.
+    pub(crate) fn busy(&self) -> &PageMask {
+        &self.busy
+    }
+
+    /// Pages that are lost.
+    pub(crate) fn lost(&self) -> &PageMask {
+        &self.lost
+    }
+
+    /// Pages that processes may have mapped.
+    pub(crate) fn mapped(&self) -> &PageMask {
+        &self.mapped
+    }
+
+    /// Whether no page has contents, or is about to.
     pub(crate) fn is_empty(&self) -> bool {
-        self.framed.is_empty() && self.lost.is_empty()
+        self.of(Page::None) == PageMask::ALL
     }
 
-    /// Lost pages.
-    pub(crate) fn lost(&self) -> usize {
-        self.lost.count()
+    /// Brings it up to `generation` of the function's memory: what was in frames before is lost.
+    fn settle(&mut self, block: &Block, generation: u32) {
+        if self.generation == generation {
+            return;
+        }
+        for state in Self::STATES {
+            let pages = self.of(state);
+            if !pages.is_empty() {
+                self.take_step(&pages, &state.on(Event::Reset), block);
+            }
+        }
+        // Those on their way find out when they arrive.
+        self.generation = generation;
+        block.touch();
+    }
+
+    /// The generation that all of this is true of.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Pages take a step that needs nothing but the lock. Returns what else is to be done.
+    fn take_step(&mut self, pages: &PageMask, step: &Step, block: &Block) -> Revocation {
+        let mut revocation = Revocation {
+            pages: *pages,
+            unmap: false,
+            invalidate: PageMask::EMPTY,
+        };
+        let was_device = self.device.and(pages);
+        self.enter(pages, step.page);
+        for action in step.actions.iter() {
+            match action {
+                Action::UnmapHost => revocation.unmap = true,
+                Action::SetEntry(Entry::Absent) => {
+                    for page in pages.iter() {
+                        if self.leaf.forbid(page.get()) {
+                            revocation.invalidate.add(page);
+                        }
+                    }
+                }
+                Action::SetEntry(entry) => {
+                    for page in pages.iter() {
+                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
+                    }
+                }
+                Action::Free(_) => self.free(pages, false, block),
+                Action::Wake => block.touch(),
+                // Rights that the host has by the state, and steps of those who began the move.
+                _ => {}
+            }
+        }
+        if step.page == Page::Lost {
+            // The reset has scrubbed them.
+            self.free(&was_device, true, block);
+        }
+        revocation
+    }
+
+    /// Gives back the memory of `pages`, whose frames hold zeros or not: they are nowhere.
+    fn free(&mut self, pages: &PageMask, clean: bool, block: &Block) {
+        let memory = &block.space.function.memory;
+        let mut left = *pages;
+        while let Some(first) = left.first() {
+            let (region, frame) = self.frame_run(&left, first);
+            for page in region.pages() {
+                drop(self.leaf.take(page.get()));
+            }
+            if let Some(first) = frame {
+                // CAST: at most 512.
+                let run = FrameRun { first, count: region.len() as u32 };
+                memory.count_pages(self.generation, 0, region.len());
+                block.space.give(run, clean, self.generation);
+            }
+            left.remove(region);
+        }
+    }
+
+    /// The run of `pages` from `first` on that are in neighbouring frames, and the first frame; or of those that are in none.
+    pub(crate) fn frame_run(&self, pages: &PageMask, first: PageIndex) -> (Region, Option<u32>) {
+        let (run, _) = pages.leading_run(Region::clipped(first.get(), PAGES));
+        let frame = self.leaf.frame(first.get());
+        let count = run
+            .pages()
+            .enumerate()
+            // CAST: at most 512.
+            .take_while(|(at, page)| {
+                self.leaf.frame(page.get()) == frame.map(|frame| frame.saturating_add(*at as u32))
+            })
+            .count();
+        (Region::clipped(run.first(), run.first() + count), frame)
+    }
+
+    // ---- Faults, reads and writes ----------------------------------------------------------------
+
+    /// The host's page that `page` is in.
+    pub(crate) fn host_page(&self, page: PageIndex) -> Option<BorrowedPage<'_>> {
+        self.leaf.host(page.get())
+    }
+
+    /// `page`, which had none, gets contents: zeros, in `place`, which holds nothing else.
+    pub(crate) fn zero(&mut self, page: PageIndex, place: Place, block: &Block) {
+        let by = match place {
+            Place::Host(_) => Location::Host,
+            Place::Frame(_) => Location::Device,
+            Place::Nowhere => return,
+        };
+        let step = Page::None.on(Event::Access {
+            by,
+            write: true,
+            id: TransactionId(0),
+        });
+        self.leaf.put(page.get(), place);
+        if by == Location::Device {
+            block.space.function.memory.count_pages(self.generation, 1, 0);
+        }
+        self.take_step(&page.region().into(), &step, block);
+    }
+
+    /// Processes may have `pages` mapped from now on.
+    pub(crate) fn map(&mut self, pages: &PageMask) {
+        self.mapped = self.mapped.or(pages);
+    }
+
+    /// The longest run from the start of `region` that is in one state, and which: `None` while on its way. Of pages in frames the
+    /// frames are neighbours.
+    pub(crate) fn leading_run(&self, region: Region) -> (Region, Option<Page>) {
+        let Some(first) = PageIndex::new(region.first()) else {
+            return (Region::EMPTY, Some(Page::None));
+        };
+        let state = self.state(first);
+        let of = match state {
+            None => self.busy,
+            Some(state) => self.of(state),
+        };
+        let (run, _) = of.leading_run(region);
+        if !matches!(state, Some(Page::Device { .. })) {
+            return (run, state);
+        }
+        (self.frame_run(&run.into(), first).0, state)
+    }
+
+    // ---- Moves ----------------------------------------------------------------------------------
+
+    /// The move that `page` is part of.
+    pub(crate) fn move_of(&self, page: PageIndex) -> Option<&Arc<Move>> {
+        let mut moves = self.moves.iter().flatten();
+        moves.find(|one| one.is_moving(page))
+    }
+
+    /// Whether another move can begin.
+    pub(crate) fn has_room_for_move(&self) -> bool {
+        self.moves.iter().any(Option::is_none)
+    }
+
+    /// Of `wanted`, those that would move to `to`: they are elsewhere, nobody moves them, and they are not pinned, unless they `must`.
+    pub(crate) fn movable(&self, wanted: &PageMask, to: Location, must: bool) -> PageMask {
+        let id = TransactionId(0);
+        let event = if must {
+            Event::Evict { to, id }
+        } else {
+            Event::Bring { to, id }
+        };
+        let mut movable = PageMask::EMPTY;
+        for state in Self::STATES {
+            if matches!(state.on(event).page, Page::Revoking(Purpose::Move(_), _)) {
+                movable = movable.or(&self.of(state).and(wanted));
+            }
+        }
+        movable
+    }
+
+    /// The pages of `this`, which all can, begin to move. Returns `None` when there is no room for another move.
+    pub(crate) fn begin(
+        &mut self,
+        this: &Arc<Move>,
+        must: bool,
+    ) -> Option<Revocation> {
+        let place = self.moves.iter_mut().find(|place| place.is_none())?;
+        *place = Some(this.clone());
+        let (to, id) = (this.to, this.id);
+        let event = if must {
+            Event::Evict { to, id }
+        } else {
+            Event::Bring { to, id }
+        };
+        let mut all = Revocation {
+            pages: this.pages,
+            unmap: false,
+            invalidate: PageMask::EMPTY,
+        };
+        for state in Self::STATES {
+            let pages = self.of(state).and(&this.pages);
+            if !pages.is_empty() {
+                let one = self.take_step(&pages, &state.on(event), &this.block);
+                all.unmap |= one.unmap;
+                all.invalidate = all.invalidate.or(&one.invalidate);
+            }
+        }
+        if all.unmap {
+            self.mapped = self.mapped.minus(&this.pages);
+        }
+        Some(all)
+    }
+
+    /// `this` has ended: all of its pages have arrived or gone back.
+    pub(crate) fn end(&mut self, this: &Arc<Move>) {
+        for place in &mut self.moves {
+            if place.as_ref().is_some_and(|other| Arc::ptr_eq(other, this)) {
+                *place = None;
+            }
+        }
+    }
+
+    /// The data of pages in `region`, which are moving in `this`, has arrived: `places` are where, in their order.
+    pub(crate) fn arrive(
+        &mut self,
+        this: &Move,
+        region: Region,
+        places: impl Iterator<Item = Place>,
+    ) {
+        let step = Page::Moving(this.to.other(), this.id).on(Event::Arrived { id: this.id });
+        let pages = PageMask::from(region);
+        // What is freed is where they were.
+        let block = &this.block;
+        self.free(&pages, false, block);
+        for (page, place) in region.pages().zip(places) {
+            self.leaf.put(page.get(), place);
+        }
+        if this.to == Location::Device {
+            let memory = &block.space.function.memory;
+            memory.count_pages(self.generation, region.len(), 0);
+        }
+        self.enter(&pages, step.page);
+        for action in step.actions.iter() {
+            match action {
+                Action::SetEntry(entry) => {
+                    for page in pages.iter() {
+                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
+                    }
+                }
+                Action::Wake => block.touch(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing will come of the pages in `pages`, which are part of `this`: they are where they were, or lost if the function was
+    /// reset.
+    pub(crate) fn stay(&mut self, this: &Move, pages: &PageMask) {
+        let from = this.to.other();
+        let moving = Page::Moving(from, this.id);
+        let step = if this.generation == self.generation {
+            moving.on(Event::Failed { id: this.id })
+        } else {
+            moving.on(Event::Reset)
+        };
+        self.enter(pages, step.page);
+        for action in step.actions.iter() {
+            match action {
+                Action::SetEntry(entry) => {
+                    for page in pages.iter() {
+                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
+                    }
+                }
+                Action::Wake => this.block.touch(),
+                _ => {}
+            }
+        }
+        if step.page == Page::Lost {
+            self.free(pages, true, &this.block);
+        }
+    }
+
+    /// A lost page was overwritten as a whole: its contents are in `memory` from now on. `false` if it is not lost any more.
+    #[must_use]
+    pub(crate) fn overwrite(&mut self, page: PageIndex, memory: HostPage, block: &Block) -> bool {
+        if self.state(page) != Some(Page::Lost) {
+            return false;
+        }
+        let step = Page::Lost.on(Event::Overwrite);
+        self.leaf.put(page.get(), Place::Host(memory));
+        self.take_step(&page.region().into(), &step, block);
+        true
+    }
+
+    /// The block is taken out of its space. It has no contents, and shall not get any.
+    pub(crate) fn kill(&mut self) {
+        self.dead = true;
+    }
+
+    /// Whether the block is out of its space: whoever wants to give it contents is to look for another.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Pages in `region` begin to be discarded; those that nobody has are so at once. Pages on their way must have been waited for.
+    pub(crate) fn forget(&mut self, region: Region, block: &Block) -> Revocation {
+        let wanted = PageMask::from(region);
+        let id = TransactionId(0);
+        let mut all = Revocation {
+            pages: PageMask::EMPTY,
+            unmap: false,
+            invalidate: PageMask::EMPTY,
+        };
+        for state in Self::STATES {
+            let pages = self.of(state).and(&wanted);
+            if pages.is_empty() {
+                continue;
+            }
+            let step = state.on(Event::Discard { id });
+            let one = self.take_step(&pages, &step, block);
+            if matches!(step.page, Page::Revoking(..)) {
+                all.pages = all.pages.or(&pages);
+            }
+            all.unmap |= one.unmap;
+            all.invalidate = all.invalidate.or(&one.invalidate);
+        }
+        self.mapped = self.mapped.minus(&all.pages);
+        all
+    }
+
+    /// The `pages` that began to be discarded are unmapped everywhere: they have no contents any more. `scrubbed`: their frames hold
+    /// zeros.
+    pub(crate) fn forgotten(&mut self, pages: &PageMask, block: &Block, scrubbed: bool) {
+        let id = TransactionId(0);
+        for owner in [Location::Host, Location::Device] {
+            let mine = match owner {
+                Location::Host => self.host.and(pages),
+                Location::Device => self.device.and(pages),
+            };
+            if !mine.is_empty() {
+                // Before the step does, which knows nothing of scrubbing.
+                self.free(&mine, scrubbed, block);
+                let state = Page::Revoking(Purpose::Discard(owner), id);
+                let step = state.on(Event::Revoked { id, held: false });
+                self.take_step(&mine, &step, block);
+            }
+        }
     }
 }

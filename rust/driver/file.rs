@@ -9,9 +9,12 @@ use kernel::sync::Arc;
 
 use super::function::{Function, State};
 use super::registry;
-use super::space::{Caller, Space};
+use super::io::Caller;
+use super::space::Space;
 use crate::sys::abi::{self as hw, vfetch_info, vfetch_range, vfetch_size, vfetch_stats};
+use crate::sys::fault::{Ended, Fault};
 use crate::sys::ioctl::Argument;
+use crate::sys::mapping::Mapping;
 use crate::sys::node::{Moved, OpenFile, Ready, Request};
 use crate::sys::wait::Poll;
 
@@ -24,9 +27,12 @@ fn must_be_zero(zero: &[u32]) -> Result {
     }
 }
 
+/// An open file.
+pub(crate) struct SpaceFile(Arc<Space>);
+
 impl Space {
     fn info(&self) -> vfetch_info {
-        let function = self.function();
+        let function = &self.function;
         let (identity, description) = (&function.identity, &function.description);
         let page = u64::from(hw::VFETCH_PAGE_BYTES);
         vfetch_info {
@@ -70,7 +76,7 @@ impl Space {
     }
 
     fn stats(&self) -> vfetch_stats {
-        let function = self.function();
+        let function = &self.function;
         let mut stats = vfetch_stats {
             spaces: u32::try_from(function.spaces.load(Relaxed)).unwrap_or(0),
             in_flight: u64::from(function.ordinary.in_flight())
@@ -100,30 +106,37 @@ impl Space {
 }
 
 #[vtable]
-impl OpenFile for Space {
+impl OpenFile for SpaceFile {
     type Context = Arc<Function>;
 
-    fn open(function: &Arc<Function>) -> Result<Pin<KBox<Self>>> {
+    fn open(function: &Arc<Function>, mapping: &Arc<Mapping>) -> Result<Pin<KBox<Self>>> {
         if function.state() == State::Gone {
             return Err(ENODEV);
         }
-        let space = KBox::pin_init(Space::new(function.clone()), GFP_KERNEL)?;
+        let space = Space::new(function.clone(), mapping.clone())?;
+        let file = KBox::pin(Self(space), GFP_KERNEL)?;
         function.spaces.fetch_add(1, Relaxed);
-        Ok(space)
+        Ok(file)
     }
 
     fn release(&self) {
-        self.close();
+        self.0.close();
     }
 
     fn read(&self, request: Request, to: &mut IovIterDest<'_>) -> Moved {
-        self.transfer(request, Caller::To(to))
+        self.0
+            .transfer(request, Caller::To(to))
             .unwrap_or_else(Moved::from)
     }
 
     fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Moved {
-        self.transfer(request, Caller::From(from))
+        self.0
+            .transfer(request, Caller::From(from))
             .unwrap_or_else(Moved::from)
+    }
+
+    fn fault(&self, fault: &Fault<'_>) -> Ended {
+        self.0.fault(fault)
     }
 
     fn ioctl(&self, command: u32, argument: Argument) -> Result {
@@ -131,42 +144,42 @@ impl OpenFile for Space {
             GET_INFO => {
                 let asked: vfetch_info = argument.read(size_of::<u32>())?;
                 must_be_zero(&[asked.flags])?;
-                argument.write(&self.info())
+                argument.write(&self.0.info())
             }
             GET_STATS => {
                 let asked: vfetch_stats = argument.read(size_of::<u32>())?;
                 must_be_zero(&[asked.flags])?;
-                argument.write(&self.stats())
+                argument.write(&self.0.stats())
             }
             SET_SIZE => {
                 let asked: vfetch_size = argument.read(size_of::<vfetch_size>())?;
-                must_be_zero(&[asked.flags, asked.reserved])?;
-                self.resize(asked.bytes)
+                must_be_zero(&[asked.flags & !hw::VFETCH_SIZE_RESERVE, asked.reserved])?;
+                self.0.resize(asked.bytes, asked.flags & hw::VFETCH_SIZE_RESERVE != 0)
             }
             DISCARD => {
                 let asked: vfetch_range = argument.read(size_of::<vfetch_range>())?;
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
-                self.discard(asked.offset..end)
+                self.0.discard(asked.offset..end)
             }
             _ => Err(ENOTTY),
         }
     }
 
     fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready {
-        let slot = self.function().ordinary.poll(poll);
-        let gone = self.function().state() == State::Gone;
-        let sized = self.bytes() > 0;
+        let slot = self.0.function.ordinary.poll(poll);
+        let gone = self.0.function.state() == State::Gone;
+        let sized = self.0.bytes() > 0;
         Ready {
             read: sized && slot,
             write: sized && slot,
-            error: gone || self.lost_pages() > 0,
+            error: gone || self.0.lost_pages() > 0,
             hangup: gone,
         }
     }
 
     fn size(&self) -> u64 {
-        self.bytes()
+        self.0.bytes()
     }
 }
 

@@ -2,7 +2,7 @@
 
 //! A PCIe function that is bound to the driver: its queues, its memory, its state.
 
-use kernel::device::Core;
+use kernel::device::{Bound, Core, Device};
 use kernel::pci;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
@@ -16,6 +16,9 @@ use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
 use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
+use crate::engine::owner::TransactionId;
+use crate::engine::params::Params;
+use crate::engine::prefetch::FunctionState;
 use crate::sys::abi as hw;
 use crate::sys::pci::{Address, BoundDevice, BoundGuard};
 
@@ -64,6 +67,12 @@ struct Life {
     down: bool,
 }
 
+/// What a function's decisions depend on.
+pub(crate) struct Prefetcher {
+    pub(crate) params: Params,
+    pub(crate) state: FunctionState,
+}
+
 /// A function.
 #[pin_data]
 pub(crate) struct Function {
@@ -72,6 +81,11 @@ pub(crate) struct Function {
     pub(crate) stats: Arc<Stats>,
     /// Open files.
     pub(crate) spaces: Atomic<i32>,
+    /// Of moves.
+    transactions: Atomic<u64>,
+    /// What decides which pages come along.
+    #[pin]
+    pub(crate) prefetcher: Mutex<KBox<Prefetcher>>,
     #[pin]
     pub(crate) memory: Memory,
     pub(crate) bound: Arc<BoundDevice>,
@@ -92,7 +106,7 @@ pub(crate) struct Function {
 
 /// A range of device memory that is being zeroed.
 struct Scrub<'a> {
-    transfer: Transfer<'a, 'a, 'static>,
+    transfer: Transfer<'static, &'a Queue, &'a Device<Bound>>,
     at: u64,
     bytes: u64,
 }
@@ -136,6 +150,11 @@ impl Function {
                 description,
                 stats,
                 spaces: Atomic::new(0),
+                transactions: Atomic::new(1),
+                prefetcher <- new_mutex!(
+                    KBox::new(Prefetcher { params: Params::DEFAULT, state: FunctionState::NEW }, GFP_KERNEL)?,
+                    "vfetch: prefetcher"
+                ),
                 memory <- Memory::new(frames)?,
                 bound: BoundDevice::new(device)?,
                 registers,
@@ -213,6 +232,11 @@ impl Function {
         (self.description.max_bytes / page).min(pages) * page
     }
 
+    /// A name for a move that no other has.
+    pub(crate) fn next_transaction(&self) -> TransactionId {
+        TransactionId(self.transactions.fetch_add(1u64, Relaxed))
+    }
+
     // ---- Scrubbing ------------------------------------------------------------------------------
 
     /// Zeroes ranges of device memory, {first byte, bytes} in whole pages, and waits for it.
@@ -261,7 +285,7 @@ impl Function {
 
     /// Starts to zero `bytes` from `at`. EAGAIN, if `nonblocking`, when there is no slot.
     fn start_scrub(&self, at: u64, bytes: u64, nonblocking: bool) -> Result<Scrub<'_>> {
-        let mut command = Command::Scrub {
+        let mut command: Command<'static, &Device<Bound>> = Command::Scrub {
             device_addr: at,
             // CAST: at most `max_bytes`.
             bytes: bytes as u32,

@@ -7,7 +7,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Mutex;
 
-use crate::engine::frames::{FrameMap, FrameRun};
+use crate::engine::frames::{FrameMap, FrameRun, Taken, Want};
 
 /// What the lock protects.
 struct Frames {
@@ -67,12 +67,26 @@ impl Memory {
     }
 
     /// Takes up to `most` promised frames. EIO if there are none: a promise was not kept.
-    pub(crate) fn take(&self, most: u32) -> Result<FrameRun> {
-        self.frames.lock().map.take(most).ok_or(EIO)
+    pub(crate) fn take(&self, most: u32, want: Want) -> Result<Taken> {
+        self.frames.lock().map.take(most, want).ok_or(EIO)
     }
 
-    /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do.
-    pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32) {
+    /// Takes up to `most` frames that are promised to nobody. ENOSPC if there are none.
+    pub(crate) fn take_free(&self, most: u32, want: Want) -> Result<Taken> {
+        let map = &mut self.frames.lock().map;
+        let most = most.min(map.available());
+        if most == 0 || !map.promise(most) {
+            return Err(ENOSPC);
+        }
+        let taken = map.take(most, want);
+        // What there was no place for in one piece.
+        map.unpromise(most - taken.map_or(0, |taken| taken.run.count));
+        taken.ok_or(ENOSPC)
+    }
+
+    /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do. They are promised
+    /// again at once if they were (`promised`).
+    pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32, promised: bool) {
         let mut frames = self.frames.lock();
         let given = if clean || frames.generation != generation {
             frames.map.give(run)
@@ -81,6 +95,8 @@ impl Memory {
         };
         if given.is_err() {
             kernel::pr_warn_once!("frames given back twice: {:?}\n", run);
+        } else if promised && !frames.map.promise(run.count) {
+            kernel::pr_warn_once!("a promise of {} frames is lost\n", run.count);
         }
     }
 

@@ -15,7 +15,7 @@ use super::params::Parameters;
 use super::queue::Queue;
 use super::registry;
 use super::regs::{Description, Registers};
-use super::space::Space;
+use super::file::SpaceFile;
 use crate::sys::abi as hw;
 use crate::sys::irq::Vectors;
 use crate::sys::node::Node;
@@ -29,7 +29,7 @@ pub(crate) struct Driver;
 /// When it is dropped the function is shut down, if `unbind` has not done so; then, in this order, there are no more
 /// opens, and no more interrupts.
 pub(crate) struct Bound<'bound> {
-    _node: Pin<KBox<Node<Space>>>,
+    _node: Pin<KBox<Node<SpaceFile>>>,
     _vectors: Vectors<'bound, Queue>,
     function: Arc<Function>,
     device: &'bound pci::Device<device::Bound>,
@@ -188,7 +188,7 @@ impl Driver {
     fn run<'bound>(
         device: &'bound pci::Device<Core<'_>>,
         function: &Arc<Function>,
-    ) -> Result<(Vectors<'bound, Queue>, Pin<KBox<Node<Space>>>)> {
+    ) -> Result<(Vectors<'bound, Queue>, Pin<KBox<Node<SpaceFile>>>)> {
         let mut handlers = KVec::with_capacity(2, GFP_KERNEL)?;
         handlers.push(function.ordinary.clone(), GFP_KERNEL)?;
         handlers.push(function.priority.clone(), GFP_KERNEL)?;

@@ -15,6 +15,7 @@
 //! completion that it has not been told we saw.
 
 use core::mem::offset_of;
+use core::ops::Deref;
 
 use kernel::device::{Bound, Device};
 use kernel::prelude::*;
@@ -27,8 +28,9 @@ use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
 use crate::sys::abi as hw;
-use crate::sys::host_memory::HostMemory;
+use crate::sys::host_memory::{HostMemory, KeepsBound};
 use crate::sys::irq::InterruptHandler;
+use crate::sys::pci::BoundHold;
 use crate::sys::ring::SharedArray;
 use crate::sys::wait::{new_wait_queue, spin, Poll, Signals, WaitQueue, Waited};
 
@@ -61,16 +63,16 @@ impl TransactionId {
 }
 
 /// What a descriptor shall do.
-pub(crate) enum Command<'dev, 'data> {
+pub(crate) enum Command<'data, D: KeepsBound> {
     /// Device memory to host memory.
     Read {
         device_addr: u64,
-        host: HostMemory<'dev, 'data>,
+        host: HostMemory<'data, D>,
     },
     /// Host memory to device memory.
     Write {
         device_addr: u64,
-        host: HostMemory<'dev, 'data>,
+        host: HostMemory<'data, D>,
     },
     /// Zeros into device memory.
     Scrub { device_addr: u64, bytes: u32 },
@@ -346,16 +348,25 @@ impl Queue {
     ///
     /// EAGAIN when that would mean to wait and `nonblocking`; EINTR when a signal came first;
     /// ENODEV when the device is gone.
-    pub(crate) fn reserve(&self, nonblocking: bool) -> Result<Slot<'_>> {
-        self.reserve_with(nonblocking, Signals::Any)
+    pub(crate) fn reserve(&self, nonblocking: bool) -> Result<Slot<&Self>> {
+        let slot = self.reserve_with(nonblocking, Signals::Any)?;
+        Ok(Slot { queue: self, slot })
     }
 
     /// The same for work that must be done whatever signals come.
-    pub(crate) fn reserve_uninterrupted(&self) -> Result<Slot<'_>> {
-        self.reserve_with(false, Signals::None)
+    pub(crate) fn reserve_uninterrupted(&self) -> Result<Slot<&Self>> {
+        let slot = self.reserve_with(false, Signals::None)?;
+        Ok(Slot { queue: self, slot })
     }
 
-    fn reserve_with(&self, nonblocking: bool, signals: Signals) -> Result<Slot<'_>> {
+    /// The same for a transfer that outlives who began it.
+    pub(crate) fn reserve_owned(this: &Arc<Self>, nonblocking: bool) -> Result<Slot<Arc<Self>>> {
+        let slot = this.reserve_with(nonblocking, Signals::None)?;
+        let queue = this.clone();
+        Ok(Slot { queue, slot })
+    }
+
+    fn reserve_with(&self, nonblocking: bool, signals: Signals) -> Result<u16> {
         if let Some(taken) = self.take(&mut self.inner.lock()) {
             return taken;
         }
@@ -391,7 +402,7 @@ impl Queue {
     }
 
     /// A slot that is granted to nobody, or that there will be none, or `None`: wait.
-    fn take(&self, inner: &mut Inner) -> Option<Result<Slot<'_>>> {
+    fn take(&self, inner: &mut Inner) -> Option<Result<u16>> {
         match inner.mode {
             Mode::Gone => return Some(Err(ENODEV)),
             Mode::Stopped => return None,
@@ -401,8 +412,7 @@ impl Queue {
         if inner.free.len() <= inner.granted as usize {
             return None;
         }
-        let slot = inner.free.pop()?;
-        Some(Ok(Slot { queue: self, slot }))
+        inner.free.pop().map(Ok)
     }
 
     /// What poll says: whether a slot could be had at once.
@@ -662,12 +672,15 @@ impl InterruptHandler for Queue {
 /// A descriptor that the device has, and the memory that it describes.
 ///
 /// Fields are dropped in this order: the slot waits for the device before the memory is let go.
-pub(crate) struct Transfer<'a, 'dev, 'data> {
-    slot: Slot<'a>,
-    host: Option<HostMemory<'dev, 'data>>,
+pub(crate) struct Transfer<'data, Q: Deref<Target = Queue>, D: KeepsBound> {
+    slot: Slot<Q>,
+    host: Option<HostMemory<'data, D>>,
 }
 
-impl Transfer<'_, '_, '_> {
+/// One that nobody need wait for before its own end.
+pub(crate) type OwnedTransfer = Transfer<'static, Arc<Queue>, BoundHold>;
+
+impl<'data, Q: Deref<Target = Queue>, D: KeepsBound> Transfer<'data, Q, D> {
     /// Waits until it has ended. The wait is bounded by the time-out and the recovery that follows it;
     /// signals do not end it, since the device may be using the memory.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
@@ -678,24 +691,29 @@ impl Transfer<'_, '_, '_> {
     pub(crate) fn bytes(&self) -> usize {
         self.host.as_ref().map_or(0, HostMemory::bytes)
     }
+
+    /// Waits, and gives the memory back.
+    pub(crate) fn finish(mut self) -> (Result<(), Failure>, Option<HostMemory<'data, D>>) {
+        (self.slot.wait(), self.host.take())
+    }
 }
 
 /// The right to have one descriptor in flight.
-pub(crate) struct Slot<'a> {
-    queue: &'a Queue,
+pub(crate) struct Slot<Q: Deref<Target = Queue>> {
+    queue: Q,
     slot: u16,
 }
 
-impl<'a> Slot<'a> {
+impl<Q: Deref<Target = Queue>> Slot<Q> {
     /// Gives the device a descriptor. `current` says whether what it is based on still holds; it
     /// is asked when nothing can change that any more before the device has the descriptor.
     ///
     /// The command comes back when the device has not got it.
-    pub(crate) fn submit<'dev, 'data>(
+    pub(crate) fn submit<'data, D: KeepsBound>(
         self,
-        command: Command<'dev, 'data>,
+        command: Command<'data, D>,
         current: impl FnOnce() -> bool,
-    ) -> Result<Transfer<'a, 'dev, 'data>, (Failure, Command<'dev, 'data>)> {
+    ) -> Result<Transfer<'data, Q, D>, (Failure, Command<'data, D>)> {
         match self.ring(&command, current) {
             Ok(()) => Ok(Transfer {
                 slot: self,
@@ -709,12 +727,12 @@ impl<'a> Slot<'a> {
     }
 
     /// Writes the descriptor and rings the doorbell.
-    fn ring(
+    fn ring<D: KeepsBound>(
         &self,
-        command: &Command<'_, '_>,
+        command: &Command<'_, D>,
         current: impl FnOnce() -> bool,
     ) -> Result<(), Failure> {
-        let queue = self.queue;
+        let queue = &*self.queue;
         let mut inner = queue.inner.lock();
         let inner = &mut *inner;
         match inner.mode {
@@ -755,10 +773,10 @@ impl<'a> Slot<'a> {
     }
 
     /// The descriptor for `command`, with its scatter list written if it needs one.
-    fn descriptor(
+    fn descriptor<D: KeepsBound>(
         &self,
         rings: &Rings,
-        command: &Command<'_, '_>,
+        command: &Command<'_, D>,
         id: TransactionId,
     ) -> hw::vfetch_desc {
         let mut desc = hw::vfetch_desc {
@@ -808,7 +826,7 @@ impl<'a> Slot<'a> {
     /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
     fn wait(&self) -> Result<(), Failure> {
-        let queue = self.queue;
+        let queue = &*self.queue;
         let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
             return Err(Failure::Gone);
         };
@@ -836,7 +854,7 @@ impl<'a> Slot<'a> {
 
     /// Whether it has not ended although its time is over. The queue is to be reset then.
     fn is_stuck(&self) -> bool {
-        let queue = self.queue;
+        let queue = &*self.queue;
         let mut inner = queue.inner.lock();
         // The completion may be there and its interrupt lost, which the others wait for too.
         queue.drain_locked(&mut inner);
@@ -852,7 +870,7 @@ impl<'a> Slot<'a> {
 
     /// Waits a while without sleeping if that promises to be enough.
     fn spin(&self, is_over: impl Fn() -> bool) {
-        let queue = self.queue;
+        let queue = &*self.queue;
         let bytes = match queue.inner.lock().states.get(usize::from(self.slot)) {
             Some(SlotState::InFlight { bytes, .. }) => *bytes,
             _ => return,
@@ -888,10 +906,10 @@ impl<'a> Slot<'a> {
     }
 }
 
-impl Drop for Slot<'_> {
+impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
     fn drop(&mut self) {
         // Nothing is in flight when its owner has waited, as it must have.
-        let queue = self.queue;
+        let queue = &*self.queue;
         let waiter = queue.waiters.get(usize::from(self.slot));
         if waiter.is_some_and(|waiter| !waiter.over.load(Acquire)) {
             let _ = self.wait();

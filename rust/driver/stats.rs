@@ -71,4 +71,5 @@ counters!(
     interrupts,
     bad_completions,
     slot_waits,
+    host_faults,
 );

@@ -2,10 +2,12 @@
 
 //! Several transfers in flight for one caller, ended in order.
 
+use kernel::device::{Bound, Device};
 use kernel::prelude::*;
 
+use super::block::Hold;
 use super::function::Function;
-use super::queue::{Command, Failure, Slot, Transfer};
+use super::queue::{Command, Failure, Queue, Slot, Transfer};
 use crate::sys::host_memory::HostMemory;
 
 /// Transfers of one call that may be in flight together: enough that the link never waits for the next one to be
@@ -24,7 +26,8 @@ pub(crate) enum Direction {
 /// A part of the call, in the order of its bytes.
 enum Flight<'f, 'data> {
     /// The device has it.
-    Transfer(Transfer<'f, 'f, 'data>),
+    /// The pages stay where they are until it has ended.
+    Transfer(Transfer<'data, &'f Queue, &'f Device<Bound>>, Hold),
     /// So many bytes that were moved without the device.
     Done(usize),
 }
@@ -67,9 +70,10 @@ impl<'f, 'data> Pipeline<'f, 'data> {
     /// error nothing was started.
     pub(crate) fn start(
         &mut self,
-        memory: HostMemory<'f, 'data>,
+        memory: HostMemory<'data, &'f Device<Bound>>,
         device_addr: u64,
         generation: u32,
+        hold: Hold,
         nonblocking: bool,
     ) -> Result {
         if *self.generation.get_or_insert(generation) != generation {
@@ -94,7 +98,7 @@ impl<'f, 'data> Pipeline<'f, 'data> {
                 Err((failure, _)) => return Err(failure.into()),
             }
         };
-        self.push(Flight::Transfer(transfer));
+        self.push(Flight::Transfer(transfer, hold));
         Ok(())
     }
 
@@ -114,7 +118,7 @@ impl<'f, 'data> Pipeline<'f, 'data> {
     }
 
     /// A slot. While we have others it is not waited for: those who wait for one another's slots would wait for ever.
-    fn slot(&mut self, nonblocking: bool) -> Result<Slot<'f>> {
+    fn slot(&mut self, nonblocking: bool) -> Result<Slot<&'f Queue>> {
         loop {
             match self.function.ordinary.reserve(true) {
                 Err(EAGAIN) if self.ended < self.started => self.end_oldest(),
@@ -140,7 +144,7 @@ impl<'f, 'data> Pipeline<'f, 'data> {
         let bytes = match flight {
             None => return,
             Some(Flight::Done(bytes)) => bytes,
-            Some(Flight::Transfer(transfer)) => match transfer.wait() {
+            Some(Flight::Transfer(transfer, _hold)) => match transfer.wait() {
                 Ok(()) => {
                     let stats = &self.function.stats;
                     let bytes = transfer.bytes();
@@ -170,11 +174,6 @@ impl<'f, 'data> Pipeline<'f, 'data> {
     /// Bytes moved so far, without a gap.
     pub(crate) fn moved(&self) -> usize {
         self.moved
-    }
-
-    /// The generation of the function's memory that the transfers belong to.
-    pub(crate) fn generation(&self) -> Option<u32> {
-        self.generation
     }
 
     /// The first error of a transfer that has ended.

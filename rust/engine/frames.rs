@@ -2,9 +2,8 @@
 
 //! Which frames of a function's memory are free.
 //!
-//! A *frame* is 4 KiB of device memory. A free frame holds zeros: whoever gives one back has
-//! scrubbed it, or says that it could not, and then nobody gets it before
-//! the whole memory was scrubbed.
+//! A *frame* is 4 KiB of device memory. A free frame holds zeros, or is *dirty*: it may hold what its last user left
+//! there. Who takes it says which it would rather have, and is told which it got.
 
 use core::ops::DerefMut;
 
@@ -25,18 +24,36 @@ impl FrameRun {
     }
 }
 
+/// What frames are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// They shall hold zeros.
+    Zeros,
+    /// All of them will be overwritten.
+    Anything,
+}
+
+/// Frames that were taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// They.
+    pub run: FrameRun,
+    /// They may hold what their last user left there: whoever wants zeros has to scrub them.
+    pub dirty: bool,
+}
+
 /// What is wrong with frames that were given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotTaken;
 
-/// The frames of a function's memory: taken, free, dirty, and promised.
+/// The frames of a function's memory: taken, free (dirty or not), and promised.
 ///
 /// `S` is storage for a bit per frame.
 #[derive(Debug)]
 pub struct FrameMap<S> {
     /// Frames that somebody has.
     taken: S,
-    /// Frames that were given back without being scrubbed.
+    /// Free frames that were given back without being scrubbed.
     dirty: S,
     total: u32,
     free: u32,
@@ -91,49 +108,66 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         self.promised = self.promised.saturating_sub(count);
     }
 
-    /// Takes up to `most` of the promised frames: neighbours, and all of them where there is a place for them.
+    /// Takes up to `most` of the promised frames: neighbours of one kind, the kind that is wanted if there are any, and all of them
+    /// where there is a place for them.
     ///
     /// `None` when nothing is promised or `most` is 0. Linear in the memory's size.
-    pub fn take(&mut self, most: u32) -> Option<FrameRun> {
+    pub fn take(&mut self, most: u32, want: Want) -> Option<Taken> {
         let most = most.min(self.promised).min(self.free);
         if most == 0 {
             return None;
         }
-        let ahead = self.search(self.next, self.total, most);
+        let dirty = want == Want::Anything;
+        let taken = self.find(most, dirty).or_else(|| self.find(most, !dirty))?;
+        self.mark(taken.run, true);
+        self.free -= taken.run.count;
+        self.promised -= taken.run.count;
+        self.next = taken.run.first + taken.run.count;
+        Some(taken)
+    }
+
+    /// The best run of up to `most` free frames of one kind.
+    fn find(&self, most: u32, dirty: bool) -> Option<Taken> {
+        let ahead = self.search(self.next, self.total, most, dirty);
         let run = match ahead {
             Some(run) if run.count == most => run,
             // Behind, and across the place where this search began.
             _ => ahead
                 .into_iter()
-                .chain(self.search(0, self.total, most))
+                .chain(self.search(0, self.total, most, dirty))
                 .max_by_key(|run| (run.count, core::cmp::Reverse(run.first)))?,
         };
-        self.mark(run, true);
-        self.free -= run.count;
-        self.promised -= run.count;
-        self.next = run.first + run.count;
-        Some(run)
+        Some(Taken { run, dirty })
     }
 
-    /// The first run of `most` free frames between `first` and `outer`, else the longest.
-    fn search(&self, first: u32, outer: u32, most: u32) -> Option<FrameRun> {
+    /// The first run of `most` free frames of one kind between `first` and `outer`, else the longest.
+    fn search(&self, first: u32, outer: u32, most: u32, dirty: bool) -> Option<FrameRun> {
         let mut best: Option<FrameRun> = None;
         let mut at = first;
         while at < outer {
-            if self.is_used(at) {
-                // Whole words without a free frame are skipped at once.
-                let word = at / 64;
-                let full = self.used_word(word) == u64::MAX;
-                at = if full {
-                    (word + 1).saturating_mul(64)
-                } else {
-                    at + 1
-                };
+            // Whole words without such a frame are skipped at once.
+            let left = !self.unfit(at / 64, dirty) >> (at % 64);
+            if left == 0 {
+                at = (at / 64 + 1).saturating_mul(64);
                 continue;
             }
-            let mut count = 1;
-            while count < most && at + count < outer && !self.is_used(at + count) {
-                count += 1;
+            at += left.trailing_zeros();
+            let mut count = 0;
+            while count < most && at + count < outer.min(self.total) {
+                let here = at + count;
+                // Frames from here to the word's end that are fit.
+                let fit = (self.unfit(here / 64, dirty) >> (here % 64)).trailing_zeros();
+                let fit = fit.min(64 - here % 64);
+                count += fit;
+                if fit == 0 || (here + fit) % 64 != 0 {
+                    break;
+                }
+            }
+            let count = count
+                .min(most)
+                .min(outer.min(self.total).saturating_sub(at));
+            if count == 0 {
+                break;
             }
             if best.is_none_or(|best| count > best.count) {
                 best = Some(FrameRun { first: at, count });
@@ -146,23 +180,25 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         best
     }
 
-    fn used_word(&self, word: u32) -> u64 {
+    /// The frames of a word that are not free, or not of this kind.
+    fn unfit(&self, word: u32, dirty: bool) -> u64 {
         let word = word as usize;
         match (self.taken.get(word), self.dirty.get(word)) {
-            (Some(taken), Some(dirty)) => taken | dirty,
+            (Some(taken), Some(marked)) if dirty => taken | !marked,
+            (Some(taken), Some(marked)) => taken | marked,
             _ => u64::MAX,
         }
     }
 
-    fn is_used(&self, frame: u32) -> bool {
-        frame >= self.total || self.used_word(frame / 64) & (1 << (frame % 64)) != 0
-    }
-
+    /// Frames of `run` are taken, or free and clean.
     fn mark(&mut self, run: FrameRun, taken: bool) {
         for frame in run.frames() {
+            let bit = 1 << (frame % 64);
             if let Some(word) = self.taken.get_mut(frame / 64) {
-                let bit = 1 << (frame % 64);
                 *word = if taken { *word | bit } else { *word & !bit };
+            }
+            if let Some(word) = self.dirty.get_mut(frame / 64) {
+                *word &= !bit;
             }
         }
     }
@@ -192,16 +228,13 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         Ok(())
     }
 
-    /// Gives frames back that may hold somebody's data. Nobody gets them until [`scrubbed`](Self::scrubbed).
+    /// Gives frames back that may hold somebody's data.
     ///
     /// # Errors
     ///
     /// [`NotTaken`] if not all of them were taken; nothing has changed then.
     pub fn give_dirty(&mut self, run: FrameRun) -> Result<(), NotTaken> {
-        if !self.is_taken(run) {
-            return Err(NotTaken);
-        }
-        self.mark(run, false);
+        self.give(run)?;
         for frame in run.frames() {
             if let Some(word) = self.dirty.get_mut(frame / 64) {
                 *word |= 1 << (frame % 64);
@@ -210,15 +243,9 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         Ok(())
     }
 
-    /// The whole memory was scrubbed: dirty frames are free again. Returns how many there were.
-    pub fn scrubbed(&mut self) -> u32 {
-        let mut count = 0;
-        for word in self.dirty.iter_mut() {
-            count += word.count_ones();
-            *word = 0;
-        }
-        self.free += count;
-        count
+    /// The whole memory was scrubbed: no free frame is dirty any more.
+    pub fn scrubbed(&mut self) {
+        self.dirty.fill(0);
     }
 }
 
@@ -237,6 +264,10 @@ mod tests {
         FrameMap::new(vec![u64::MAX; words], vec![u64::MAX; words], total).unwrap()
     }
 
+    fn run(map: &mut FrameMap<Vec<u64>>, most: u32) -> FrameRun {
+        map.take(most, Want::Zeros).unwrap().run
+    }
+
     #[test]
     fn storage_that_is_too_small_is_refused() {
         assert!(FrameMap::new(vec![0u64; 1], vec![0u64; 2], 65).is_none());
@@ -246,26 +277,25 @@ mod tests {
     #[test]
     fn nothing_is_taken_without_a_promise() {
         let mut map = map(100);
-        assert_eq!(map.take(10), None);
+        assert_eq!(map.take(10, Want::Zeros), None);
         assert!(!map.promise(101));
         assert!(map.promise(100));
         assert!(!map.promise(1));
         assert_eq!(
-            map.take(200),
-            Some(FrameRun {
+            run(&mut map, 200),
+            FrameRun {
                 first: 0,
                 count: 100
-            })
+            }
         );
-        assert_eq!(map.take(1), None);
+        assert_eq!(map.take(1, Want::Zeros), None);
     }
 
     #[test]
     fn neighbours_are_preferred_to_the_first_hole() {
         let mut map = map(64);
         assert!(map.promise(64));
-        let all = map.take(64).unwrap();
-        assert_eq!(all.count, 64);
+        assert_eq!(run(&mut map, 64).count, 64);
         map.give(FrameRun { first: 3, count: 1 }).unwrap();
         map.give(FrameRun {
             first: 10,
@@ -274,20 +304,20 @@ mod tests {
         .unwrap();
         assert!(map.promise(9));
         assert_eq!(
-            map.take(8),
-            Some(FrameRun {
+            run(&mut map, 8),
+            FrameRun {
                 first: 10,
                 count: 8
-            })
+            }
         );
-        assert_eq!(map.take(8), Some(FrameRun { first: 3, count: 1 }));
+        assert_eq!(run(&mut map, 8), FrameRun { first: 3, count: 1 });
     }
 
     #[test]
     fn frames_given_back_twice_are_refused() {
         let mut map = map(10);
         assert!(map.promise(4));
-        let run = map.take(4).unwrap();
+        let run = run(&mut map, 4);
         map.give(run).unwrap();
         assert_eq!(map.give(run), Err(NotTaken));
         assert_eq!(map.give(FrameRun { first: 8, count: 4 }), Err(NotTaken));
@@ -295,15 +325,84 @@ mod tests {
     }
 
     #[test]
-    fn dirty_frames_are_out_of_use_until_all_is_scrubbed() {
-        let mut map = map(8);
-        assert!(map.promise(8));
-        let run = map.take(8).unwrap();
-        map.give_dirty(run).unwrap();
-        assert_eq!(map.available(), 0);
-        assert_eq!(map.give_dirty(run), Err(NotTaken));
-        assert_eq!(map.scrubbed(), 8);
-        assert_eq!(map.available(), 8);
+    fn dirty_frames_are_for_those_who_overwrite_them() {
+        let mut map = map(200);
+        assert!(map.promise(200));
+        map.take(200, Want::Zeros).unwrap();
+        let (dirty, clean) = (
+            FrameRun {
+                first: 60,
+                count: 70,
+            },
+            FrameRun {
+                first: 150,
+                count: 50,
+            },
+        );
+        map.give_dirty(dirty).unwrap();
+        map.give(clean).unwrap();
+        assert_eq!(map.give_dirty(dirty), Err(NotTaken));
+        assert_eq!(map.available(), 120);
+        assert!(map.promise(120));
+        let taken = |map: &mut FrameMap<_>, most, want| map.take(most, want).unwrap();
+        assert_eq!(
+            taken(&mut map, 40, Want::Zeros),
+            Taken {
+                run: FrameRun {
+                    first: 150,
+                    count: 40
+                },
+                dirty: false
+            }
+        );
+        assert_eq!(
+            taken(&mut map, 40, Want::Anything),
+            Taken {
+                run: FrameRun {
+                    first: 60,
+                    count: 40
+                },
+                dirty: true
+            }
+        );
+        assert_eq!(
+            taken(&mut map, 40, Want::Zeros),
+            Taken {
+                run: FrameRun {
+                    first: 190,
+                    count: 10
+                },
+                dirty: false
+            }
+        );
+        // What there is else, and it is said.
+        assert_eq!(
+            taken(&mut map, 10, Want::Zeros),
+            Taken {
+                run: FrameRun {
+                    first: 100,
+                    count: 10
+                },
+                dirty: true
+            }
+        );
+        map.give_dirty(FrameRun {
+            first: 60,
+            count: 1,
+        })
+        .unwrap();
+        map.scrubbed();
+        assert!(map.promise(1));
+        assert_eq!(
+            taken(&mut map, 9, Want::Anything),
+            Taken {
+                run: FrameRun {
+                    first: 110,
+                    count: 9
+                },
+                dirty: false
+            }
+        );
     }
 
     proptest! {
@@ -314,20 +413,27 @@ mod tests {
             let mut map = map(total);
             let mut had: Vec<FrameRun> = Vec::new();
             let mut frames = BTreeSet::new();
-            let mut dirty = 0u32;
+            let mut dirty = BTreeSet::new();
             for (what, count) in steps {
                 match what {
                     0 | 1 => {
                         let available = map.available();
-                        prop_assert_eq!(available, total - u32::try_from(frames.len()).unwrap() - dirty);
+                        prop_assert_eq!(available, total - u32::try_from(frames.len()).unwrap());
                         if map.promise(count) {
                             let mut left = count;
                             while left > 0 {
-                                let run = map.take(left).unwrap();
+                                let want = if what == 0 { Want::Zeros } else { Want::Anything };
+                                let Taken { run, dirty: is_dirty } = map.take(left, want).unwrap();
                                 prop_assert!(run.count >= 1 && run.count <= left);
+                                let some_clean = (0..total).any(|frame| !frames.contains(&frame) && !dirty.contains(&frame));
+                                prop_assert_eq!(is_dirty, match want {
+                                    Want::Zeros => !some_clean,
+                                    Want::Anything => !dirty.is_empty(),
+                                });
                                 for frame in run.first..run.first + run.count {
                                     prop_assert!(frame < total);
                                     prop_assert!(frames.insert(frame));
+                                    prop_assert_eq!(dirty.remove(&frame), is_dirty);
                                 }
                                 left -= run.count;
                                 had.push(run);
@@ -341,12 +447,14 @@ mod tests {
                         for frame in run.first..run.first + run.count { frames.remove(&frame); }
                     },
                     _ => if count % 2 == 0 {
-                        prop_assert_eq!(map.scrubbed(), dirty);
-                        dirty = 0;
+                        map.scrubbed();
+                        dirty.clear();
                     } else if let Some(run) = had.pop() {
                         map.give_dirty(run).unwrap();
-                        dirty += run.count;
-                        for frame in run.first..run.first + run.count { frames.remove(&frame); }
+                        for frame in run.first..run.first + run.count {
+                            frames.remove(&frame);
+                            dirty.insert(frame);
+                        }
                     },
                 }
             }

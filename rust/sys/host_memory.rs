@@ -12,7 +12,20 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use super::device::as_raw;
+use super::host_page::HostPage;
 use super::shim;
+
+/// Something that keeps a device bound.
+pub(crate) trait KeepsBound {
+    /// The device, which is bound for as long as `self` is there.
+    fn device(&self) -> &Device<Bound>;
+}
+
+impl KeepsBound for &Device<Bound> {
+    fn device(&self) -> &Device<Bound> {
+        self
+    }
+}
 
 /// A piece of a buffer that is contiguous for the device.
 #[derive(Clone, Copy)]
@@ -83,7 +96,7 @@ pub(crate) struct Limits {
     pub(crate) pages: usize,
 }
 
-/// Part of a caller's buffer: pinned, and mapped for a device, until dropped.
+/// Part of a caller's buffer, pinned, or pages of our own; mapped for a device, until dropped.
 ///
 /// The value must be dropped only when the device does not access the memory any more: that the
 /// device could write to it is what mapping it means.
@@ -92,12 +105,14 @@ pub(crate) struct Limits {
 ///
 /// - `pages` are valid for as long as the value lives: pinned by it if `pinned` says so, else
 ///   part of the buffer, which lives for `'data`.
+/// - the list consists of `pages` and of `own`.
 /// - if `mapped` is not 0, `list` is mapped for `device` in `direction`, into that many segments.
-pub(crate) struct HostMemory<'dev, 'data> {
-    device: &'dev Device<Bound>,
+pub(crate) struct HostMemory<'data, D: KeepsBound> {
+    device: D,
     direction: DataDirection,
     pinned: bool,
     pages: KVec<*mut bindings::page>,
+    own: KVec<HostPage>,
     /// Neighbouring pages are one entry.
     list: KVec<bindings::scatterlist>,
     mapped: usize,
@@ -105,14 +120,60 @@ pub(crate) struct HostMemory<'dev, 'data> {
     _data: PhantomData<&'data ()>,
 }
 
-impl<'dev, 'data> HostMemory<'dev, 'data> {
+// SAFETY: Pages may be unpinned and unmapped by any thread that may sleep; a buffer of a caller's is not accessed.
+unsafe impl<D: KeepsBound + Send> Send for HostMemory<'_, D> {}
+// SAFETY: Nothing can be changed through a shared reference.
+unsafe impl<D: KeepsBound + Sync> Sync for HostMemory<'_, D> {}
+
+impl<D: KeepsBound> HostMemory<'static, D> {
+    /// Maps pages of our own, of which the device shall read or write the whole, in their order. EINVAL when there are none, EIO when
+    /// they cannot be mapped, ENOMEM: they are dropped then.
+    pub(crate) fn from_pages(
+        device: D,
+        own: KVec<HostPage>,
+        direction: DataDirection,
+    ) -> Result<Self> {
+        // INVARIANT: No pages, no segments.
+        let mut this = Self {
+            device,
+            direction,
+            pinned: false,
+            pages: KVec::new(),
+            list: KVec::with_capacity(own.len(), GFP_KERNEL)?,
+            own,
+            mapped: 0,
+            bytes: 0,
+            _data: PhantomData,
+        };
+        if this.own.is_empty() {
+            return Err(EINVAL);
+        }
+        let mut end = None;
+        for index in 0..this.own.len() {
+            if let Some(page) = this.own.get(index).map(HostPage::as_ptr) {
+                end = Some(this.append(page, 0, PAGE_SIZE, end)?);
+                this.bytes += PAGE_SIZE;
+            }
+        }
+        this.map()?;
+        Ok(this)
+    }
+
+    /// Unmaps our own pages and gives them back.
+    pub(crate) fn into_pages(mut self) -> KVec<HostPage> {
+        self.unmap();
+        core::mem::take(&mut self.own)
+    }
+}
+
+impl<'data, D: KeepsBound> HostMemory<'data, D> {
     /// Takes the next bytes of a buffer that the device shall write, and moves the iterator on.
     ///
     /// It takes at least 1 byte and at most `limits`; fewer where the buffer ends or stops being
     /// accessible. EFAULT when already its first byte is not, EINVAL when there is none, ENOMEM,
     /// EIO when it cannot be mapped; the iterator may have moved then.
     pub(crate) fn from_dest(
-        device: &'dev Device<Bound>,
+        device: D,
         iter: &mut IovIterDest<'data>,
         limits: Limits,
     ) -> Result<Self> {
@@ -122,7 +183,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
 
     /// The same for a buffer that the device shall read.
     pub(crate) fn from_source(
-        device: &'dev Device<Bound>,
+        device: D,
         iter: &mut IovIterSource<'data>,
         limits: Limits,
     ) -> Result<Self> {
@@ -135,7 +196,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
     /// `iter` is a valid iterator over a buffer that is valid for `'data`, to be written if the
     /// direction is `FromDevice` and to be read if it is `ToDevice`.
     unsafe fn new(
-        device: &'dev Device<Bound>,
+        device: D,
         iter: *mut bindings::iov_iter,
         direction: DataDirection,
         limits: Limits,
@@ -148,6 +209,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
             // SAFETY: `iter` is valid.
             pinned: unsafe { shim::vfetch_iter_will_pin(iter) },
             pages: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
+            own: KVec::new(),
             list: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
             mapped: 0,
             bytes: 0,
@@ -245,7 +307,7 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
         // has unmapped it.
         let mapped = unsafe {
             bindings::dma_map_sg_attrs(
-                as_raw(self.device),
+                as_raw(self.device.device()),
                 self.list.as_mut_ptr(),
                 // CAST: as many as fit into a list.
                 self.list.len() as i32,
@@ -281,14 +343,14 @@ impl<'dev, 'data> HostMemory<'dev, 'data> {
     }
 }
 
-impl Drop for HostMemory<'_, '_> {
-    fn drop(&mut self) {
+impl<D: KeepsBound> HostMemory<'_, D> {
+    fn unmap(&mut self) {
         if self.mapped > 0 {
             // SAFETY: By the invariants it is mapped like this; the number is that of its entries,
             // not of its segments.
             unsafe {
                 bindings::dma_unmap_sg_attrs(
-                    as_raw(self.device),
+                    as_raw(self.device.device()),
                     self.list.as_mut_ptr(),
                     // CAST: as many as fit into a list.
                     self.list.len() as i32,
@@ -296,7 +358,15 @@ impl Drop for HostMemory<'_, '_> {
                     0,
                 )
             };
+            // INVARIANT: It is not mapped any more.
+            self.mapped = 0;
         }
+    }
+}
+
+impl<D: KeepsBound> Drop for HostMemory<'_, D> {
+    fn drop(&mut self) {
+        self.unmap();
         if self.pinned {
             let written = self.direction == DataDirection::FromDevice;
             // SAFETY: By the invariants we hold a pin on each.

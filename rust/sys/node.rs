@@ -7,17 +7,20 @@
 use core::marker::PhantomData;
 
 use kernel::bindings;
-use kernel::error::{from_err_ptr, from_result, to_result};
+use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
 use kernel::fs::File;
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::str::CString;
+use kernel::sync::Arc;
 use kernel::types::Opaque;
 
+use super::fault::{Ended, Fault};
 use super::host_memory::bring_in;
 use super::ioctl::Argument;
+use super::mapping::Mapping;
 use super::shim;
 use super::wait::Poll;
 
@@ -69,8 +72,8 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     /// What all files of a node share.
     type Context: Send + Sync + 'static;
 
-    /// Opens a file. Must not take a lock that is held around [`Node`]'s drop.
-    fn open(context: &Self::Context) -> Result<Pin<KBox<Self>>>;
+    /// Opens a file, whose pages will be mapped in `mapping`. Must not take a lock that is held around [`Node`]'s drop.
+    fn open(context: &Self::Context, mapping: &Arc<Mapping>) -> Result<Pin<KBox<Self>>>;
 
     /// The file was closed for the last time. Called once, after everything else.
     fn release(&self);
@@ -84,6 +87,9 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     /// An ioctl; `command` without the size, which is the argument's.
     fn ioctl(&self, command: u32, argument: Argument) -> Result;
 
+    /// A process that has the file mapped touched a page that is not mapped, or not as it needs.
+    fn fault(&self, fault: &Fault<'_>) -> Ended;
+
     /// Registers what may change the answer, then says what is ready.
     fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready;
 
@@ -91,31 +97,10 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     fn size(&self) -> u64;
 }
 
-/// A file of its own for the sake of its `address_space`: all opens of a node share one inode, and so
-/// would share its.
-struct Mapping(*mut bindings::file);
-
-impl Mapping {
-    fn new() -> Result<Self> {
-        // SAFETY: No requirements; it may sleep here.
-        Ok(Self(from_err_ptr(unsafe {
-            shim::vfetch_mapping_create()
-        })?))
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: It is ours. Memory mappings hold references to the file that has its
-        // `address_space`, so that there are none by now.
-        unsafe { bindings::fput(self.0) };
-    }
-}
-
 /// A file's private data.
 struct Private<T> {
     file: Pin<KBox<T>>,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
 }
 
 /// A registered node. Dropping it removes the node; files that are open stay.
@@ -188,6 +173,7 @@ impl<T: OpenFile> Operations<T> {
         release: Some(Self::release),
         read_iter: Some(Self::read_iter),
         write_iter: Some(Self::write_iter),
+        mmap: Some(Self::mmap),
         llseek: Some(Self::llseek),
         poll: Some(Self::poll),
         unlocked_ioctl: Some(Self::ioctl),
@@ -208,15 +194,15 @@ impl<T: OpenFile> Operations<T> {
             let node = unsafe { &*(*file).private_data.cast_const().cast::<Node<T>>() };
             // What can fail comes before the file, whose `release` would have to be called.
             let private = KBox::<Private<T>>::new_uninit(GFP_KERNEL)?;
-            let mapping = Mapping::new()?;
+            let mapping = Arc::new(Mapping::new()?, GFP_KERNEL)?;
             let private = private.write(Private {
-                file: T::open(&node.context)?,
+                file: T::open(&node.context, &mapping)?,
                 mapping,
             });
             // SAFETY: The file is being opened: nobody else uses these fields. `mapping` stays until
             // `release`.
             unsafe {
-                (*file).f_mapping = (*private.mapping.0).f_mapping;
+                (*file).f_mapping = private.mapping.as_ptr();
                 (*file).private_data = KBox::into_raw(private).cast::<c_void>();
             }
             Ok(0)
@@ -388,6 +374,40 @@ impl<T: OpenFile> Operations<T> {
             };
             Self::attempts(kiocb, iter, attempt)
         }
+    }
+
+    const MAPPED: bindings::vm_operations_struct = bindings::vm_operations_struct {
+        fault: Some(Self::fault),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// Called by the VFS only, as this file operation, with files of this table.
+    unsafe extern "C" fn mmap(
+        _file: *mut bindings::file,
+        vma: *mut bindings::vm_area_struct,
+    ) -> c_int {
+        // SAFETY: The mapping is being made: nobody else looks at it.
+        unsafe {
+            if !shim::vfetch_vma_shared(vma) {
+                return EINVAL.to_errno();
+            }
+            shim::vfetch_vma_prepare(vma);
+            (*vma).vm_ops = &Self::MAPPED;
+        }
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called for mappings of files of this table, as this operation.
+    unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The fault is under way; its mapping holds a reference to the file, which is of this table.
+        let opened = unsafe { Self::opened((*(*vmf).__bindgen_anon_1.vma).vm_file) };
+        // SAFETY: As above. The file stays for as long as it is served: by the mapping, or when that is let go
+        // by the fault's own reference.
+        unsafe { Fault::serve(vmf, |fault| opened.fault(fault)) }
     }
 
     /// # Safety

@@ -19,6 +19,7 @@ use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
+use super::host_memory::KeepsBound;
 use super::shim;
 use super::wait::{new_wait_queue, Signals, WaitQueue};
 
@@ -352,6 +353,13 @@ impl BoundDevice {
         });
     }
 
+    /// Takes back what `enter` counted.
+    fn leave(&self) {
+        if self.users.fetch_sub(1i64, Full) == Self::CLOSED + 1 {
+            self.left.wake_all();
+        }
+    }
+
     /// The device, bound or not.
     pub(crate) fn device(&self) -> &pci::Device {
         &self.device
@@ -371,10 +379,49 @@ impl Deref for BoundGuard<'_> {
     }
 }
 
+impl KeepsBound for &BoundGuard<'_> {
+    fn device(&self) -> &device::Device<Bound> {
+        (***self).as_ref()
+    }
+}
+
 impl Drop for BoundGuard<'_> {
     fn drop(&mut self) {
-        if self.0.users.fetch_sub(1i64, Full) == BoundDevice::CLOSED + 1 {
-            self.0.left.wake_all();
-        }
+        self.0.leave();
+    }
+}
+
+/// The same for work that outlives who began it.
+pub(crate) struct BoundHold(Arc<BoundDevice>);
+
+impl BoundHold {
+    /// Keeps the device bound until the hold is dropped. `None` when it is being unbound.
+    pub(crate) fn new(device: &Arc<BoundDevice>) -> Option<Self> {
+        let guard = device.enter()?;
+        // What the guard counts is the hold's from here on.
+        core::mem::forget(guard);
+        Some(Self(device.clone()))
+    }
+}
+
+impl KeepsBound for BoundHold {
+    fn device(&self) -> &device::Device<Bound> {
+        let device: *const device::Device = self.0.device.as_ref();
+        // SAFETY: As in `BoundGuard::deref`.
+        unsafe { &*device.cast() }
+    }
+}
+
+impl Clone for BoundHold {
+    fn clone(&self) -> Self {
+        // It cannot be closed to the end while `self` is there.
+        self.0.users.fetch_add(1i64, Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for BoundHold {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }

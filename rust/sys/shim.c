@@ -10,6 +10,7 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/page-flags.h>
 #include <linux/pci.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
@@ -17,6 +18,7 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
+#include <linux/xarray.h>
 
 #include "shim.h"
 
@@ -89,6 +91,123 @@ void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes,
 void vfetch_sg_mark_end(struct scatterlist *entry)
 {
 	sg_mark_end(entry);
+}
+
+/* ---- Pages of host memory ------------------------------------------------ */
+
+/* A page for user space, charged to the caller's memory cgroup, or NULL. */
+struct page *vfetch_page_alloc(bool zeroed)
+{
+	return alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT | (zeroed ? __GFP_ZERO : 0));
+}
+
+void vfetch_page_get(struct page *page)
+{
+	get_page(page);
+}
+
+void vfetch_page_put(struct page *page)
+{
+	put_page(page);
+}
+
+int vfetch_page_count(struct page *page)
+{
+	return page_count(page);
+}
+
+/* Whether the page was touched through a mapping that is gone now. Forgets it. */
+bool vfetch_page_test_clear_referenced(struct page *page)
+{
+	return folio_test_clear_referenced(page_folio(page));
+}
+
+/* As copy_page_to_iter() and copy_page_from_iter(), which know nothing of iter->nofault. */
+size_t vfetch_page_to_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter)
+{
+	size_t copied;
+
+	if (!iter->nofault)
+		return copy_page_to_iter(page, offset, bytes, iter);
+	pagefault_disable();
+	copied = copy_page_to_iter(page, offset, bytes, iter);
+	pagefault_enable();
+	return copied;
+}
+
+size_t vfetch_page_from_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter)
+{
+	size_t copied;
+
+	if (!iter->nofault)
+		return copy_page_from_iter(page, offset, bytes, iter);
+	pagefault_disable();
+	copied = copy_page_from_iter(page, offset, bytes, iter);
+	pagefault_enable();
+	return copied;
+}
+
+void vfetch_xa_init(struct xarray *xa)
+{
+	xa_init(xa);
+}
+
+/* Stores @entry at @index unless something is there, which is returned then; or an XArray error. */
+void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry)
+{
+	return __xa_cmpxchg(xa, index, NULL, entry, GFP_KERNEL_ACCOUNT);
+}
+
+/* ---- Mappings ------------------------------------------------------------- */
+
+bool vfetch_vma_shared(const struct vm_area_struct *vma)
+{
+	return vma->vm_flags & VM_MAYSHARE;
+}
+
+/*
+ * Pages are mapped as not accessed: the processor marks those that are used, and
+ * vfetch_page_test_clear_referenced() tells when they are unmapped.
+ */
+void vfetch_vma_prepare(struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_page_prot = __pgprot(pgprot_val(vma->vm_page_prot) & ~_PAGE_ACCESSED);
+}
+
+void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place *place)
+{
+	const struct vm_area_struct *vma = vmf->vma;
+
+	place->page = vmf->pgoff;
+	place->first = vma->vm_pgoff;
+	place->outer = vma->vm_pgoff + vma_pages(vma);
+	place->write = vmf->flags & FAULT_FLAG_WRITE;
+	place->may_unlock = fault_flag_allow_retry_first(vmf->flags) &&
+			    !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
+}
+
+/*
+ * Maps pages beside the one that faulted, from page @at of the file on, as many as are not
+ * mapped yet. Returns how many of the first were dealt with.
+ */
+unsigned long vfetch_fault_insert(const struct vm_fault *vmf, unsigned long at,
+				  struct page **pages, unsigned long count)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long left = count;
+
+	vm_insert_pages(vma, vma->vm_start + ((at - vma->vm_pgoff) << PAGE_SHIFT), pages, &left);
+	return count - left;
+}
+
+/* Releases the lock of a fault that may do without. The file stays until it is put. */
+struct file *vfetch_fault_unlock(struct vm_fault *vmf)
+{
+	struct file *file = get_file(vmf->vma->vm_file);
+
+	release_fault_lock(vmf);
+	return file;
 }
 
 /* iov_iter_zero() itself knows nothing of iter->nofault. */

@@ -11,7 +11,20 @@ struct kiocb;
 struct page;
 struct pci_dev;
 struct scatterlist;
+struct vm_area_struct;
+struct vm_fault;
 struct wait_queue_head;
+struct xarray;
+
+/* Where a fault is, in pages of its file. */
+struct vfetch_fault_place {
+	unsigned long page;
+	/* What the mapping covers. */
+	unsigned long first, outer;
+	bool write;
+	/* Its lock may be released to wait. */
+	bool may_unlock;
+};
 
 struct file *vfetch_mapping_create(void);
 bool vfetch_kiocb_nowait(const struct kiocb *kiocb);
@@ -26,5 +39,20 @@ bool vfetch_need_resched(void);
 void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes, u32 offset);
 void vfetch_sg_mark_end(struct scatterlist *entry);
 size_t vfetch_iter_zero(struct iov_iter *iter, size_t bytes);
+struct page *vfetch_page_alloc(bool zeroed);
+void vfetch_page_get(struct page *page);
+void vfetch_page_put(struct page *page);
+int vfetch_page_count(struct page *page);
+bool vfetch_page_test_clear_referenced(struct page *page);
+size_t vfetch_page_to_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter);
+size_t vfetch_page_from_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter);
+void vfetch_vma_prepare(struct vm_area_struct *vma);
+bool vfetch_vma_shared(const struct vm_area_struct *vma);
+void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place *place);
+unsigned long vfetch_fault_insert(const struct vm_fault *vmf, unsigned long at,
+				  struct page **pages, unsigned long count);
+void vfetch_xa_init(struct xarray *xa);
+void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry);
+struct file *vfetch_fault_unlock(struct vm_fault *vmf);
 
 #endif /* VFETCH_SHIM_H */

@@ -8,7 +8,20 @@
 )]
 
 use kernel::bindings;
-use kernel::ffi::c_int;
+use kernel::ffi::{c_int, c_ulong};
+
+/// Where a fault is, in pages of its file.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct FaultPlace {
+    pub(super) page: c_ulong,
+    /// What the mapping covers.
+    pub(super) first: c_ulong,
+    pub(super) outer: c_ulong,
+    pub(super) write: bool,
+    /// Its lock may be released to wait.
+    pub(super) may_unlock: bool,
+}
 
 extern "C" {
     /// An anonymous file with an `address_space` of its own, or an `ERR_PTR`.
@@ -43,4 +56,54 @@ extern "C" {
     /// Zeroes up to `bytes` of the buffer of `iter`, which must be valid, and moves it on. Returns how many.
     /// Pages that are not there are waited for unless `iter` says not to.
     pub(super) fn vfetch_iter_zero(iter: *mut bindings::iov_iter, bytes: usize) -> usize;
+    /// A page for user space, charged to the caller's memory cgroup, or NULL.
+    pub(super) fn vfetch_page_alloc(zeroed: bool) -> *mut bindings::page;
+    /// Makes an empty array of `xa`, which must be valid for writes.
+    pub(super) fn vfetch_xa_init(xa: *mut bindings::xarray);
+    /// Stores `entry` at `index` of `xa`, which must be locked, unless something is there: that is returned then, or an
+    /// error of the array. The lock is released meanwhile if memory is needed.
+    pub(super) fn vfetch_xa_put(
+        xa: *mut bindings::xarray,
+        index: c_ulong,
+        entry: *mut core::ffi::c_void,
+    ) -> *mut core::ffi::c_void;
+    /// Takes another reference to `page`, of which the caller has one.
+    pub(super) fn vfetch_page_get(page: *mut bindings::page);
+    /// Drops a reference to `page`, which the caller has.
+    pub(super) fn vfetch_page_put(page: *mut bindings::page);
+    /// References to `page`, of which the caller has one.
+    pub(super) fn vfetch_page_count(page: *mut bindings::page) -> c_int;
+    /// Whether `page`, to which the caller has a reference, was used through a mapping that is gone. Forgets it.
+    pub(super) fn vfetch_page_test_clear_referenced(page: *mut bindings::page) -> bool;
+    /// Copies from `page` to the buffer of `iter` and moves it on; both must be valid, and the range inside of the page.
+    pub(super) fn vfetch_page_to_iter(
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        iter: *mut bindings::iov_iter,
+    ) -> usize;
+    /// The same in the other direction.
+    pub(super) fn vfetch_page_from_iter(
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        iter: *mut bindings::iov_iter,
+    ) -> usize;
+    /// Whether `vma`, which must be valid, is shared with its file.
+    pub(super) fn vfetch_vma_shared(vma: *const bindings::vm_area_struct) -> bool;
+    /// Makes `vma`, which is being mapped, one of pages that we insert.
+    pub(super) fn vfetch_vma_prepare(vma: *mut bindings::vm_area_struct);
+    /// Says where the fault `vmf`, which must be under way, is.
+    pub(super) fn vfetch_fault_describe(vmf: *const bindings::vm_fault, place: *mut FaultPlace);
+    /// Maps `count` pages, of which the caller has references, from page `at` of the file on. The fault `vmf` must be under way and
+    /// locked, and its mapping cover them. Returns how many, from the first on, were mapped before one that could not be.
+    pub(super) fn vfetch_fault_insert(
+        vmf: *const bindings::vm_fault,
+        at: c_ulong,
+        pages: *mut *mut bindings::page,
+        count: c_ulong,
+    ) -> c_ulong;
+    /// Releases the lock of `vmf`, which must be under way and may do without; its mapping must not be looked at any more. Returns
+    /// a reference to its file.
+    pub(super) fn vfetch_fault_unlock(vmf: *mut bindings::vm_fault) -> *mut bindings::file;
 }

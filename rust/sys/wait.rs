@@ -25,6 +25,8 @@ use super::shim;
 pub(crate) enum Signals {
     /// Nothing: for waits that are bounded and whose memory somebody else still uses.
     None,
+    /// One that kills the task.
+    Fatal,
     /// Any signal.
     Any,
 }
@@ -112,6 +114,7 @@ impl WaitQueue {
         };
         let state = match signals {
             Signals::None => bindings::TASK_UNINTERRUPTIBLE,
+            Signals::Fatal => bindings::TASK_KILLABLE,
             Signals::Any => bindings::TASK_INTERRUPTIBLE,
         };
         let mut entry = MaybeUninit::<bindings::wait_queue_entry>::uninit();

@@ -177,6 +177,7 @@ struct vfetch_info {
  * @device_errors: descriptors that the device refused or failed, likewise
  * @device_queue_errors: likewise, times that a queue stopped
  * @device_time_ns: device clock when the counters were read
+ * @host_faults: faults of processes that have a space mapped
  */
 struct vfetch_stats {
 	__u32 flags;
@@ -205,6 +206,7 @@ struct vfetch_stats {
 	__u64 device_errors;
 	__u64 device_queue_errors;
 	__u64 device_time_ns;
+	__u64 host_faults;
 };
 
 /**
@@ -221,6 +223,8 @@ struct vfetch_stats {
  * function has not that much free; ENOMEM no kernel memory; EINTR a signal came while
  * transfers were waited for.
  */
+#define VFETCH_SIZE_RESERVE	0x1	/* a frame for each page, at once */
+
 struct vfetch_size {
 	__u32 flags;
 	__u32 reserved;

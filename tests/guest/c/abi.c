@@ -22,7 +22,7 @@
 
 /* The same for every caller, or a 32-bit program's commands are other numbers. */
 _Static_assert(sizeof(struct vfetch_info) == 120, "vfetch_info");
-_Static_assert(sizeof(struct vfetch_stats) == 200, "vfetch_stats");
+_Static_assert(sizeof(struct vfetch_stats) == 208, "vfetch_stats");
 _Static_assert(sizeof(struct vfetch_size) == 16, "vfetch_size");
 _Static_assert(sizeof(struct vfetch_range) == 24, "vfetch_range");
 _Static_assert(offsetof(struct vfetch_info, memory_bytes) == 56, "memory_bytes");

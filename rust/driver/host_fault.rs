@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults of processes that have a space mapped.
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use super::block::{Block, Locked};
+use super::migrate::Move;
+use super::space::Space;
+use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
+use crate::engine::owner::Page;
+use crate::engine::prefetch::{self, Batch, BlockId, FunctionId, Location, Outcome};
+use crate::engine::tree::Bounds;
+use crate::sys::fault::{Ended, Fault};
+use crate::sys::host_page::HostPage;
+use crate::sys::leaf::Place;
+use crate::sys::pci::BoundHold;
+use crate::sys::time::now_ns;
+use crate::sys::wait::{Signals, Waited};
+
+/// What is to be done before the fault can be looked at again.
+enum Next {
+    /// It is over.
+    Ended(Ended),
+    /// Look again.
+    Again,
+    /// The page is on its way.
+    Wait(Arc<Move>, u32),
+    /// Nobody moves it, but the block must change first.
+    WaitForChange(u32),
+    /// It begins to move.
+    Fetch(Arc<Move>, super::block::Revocation),
+}
+
+impl Space {
+    /// Serves a fault.
+    pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
+        self.function.stats.host_faults.count();
+        loop {
+            if fault.page() >= self.pages() {
+                return Ended::Nothing;
+            }
+            let index = fault.page() / PAGES as u64;
+            let block = match self.block_or_new(index) {
+                Ok(block) => block,
+                Err(ENOMEM) => return Ended::NoMemory,
+                Err(_) => return Ended::Nothing,
+            };
+            // CAST: below 512.
+            let Some(page) = PageIndex::new((fault.page() % PAGES as u64) as usize) else {
+                return Ended::Nothing;
+            };
+            match self.look(fault, &block, page) {
+                Next::Ended(ended) => return ended,
+                Next::Again => {}
+                Next::Wait(moving, version) => {
+                    let unlocked = fault.unlock();
+                    if !moving.finish_page(page)
+                        && block.wait(version, Signals::Fatal) == Waited::Signal
+                    {
+                        return Ended::Done;
+                    }
+                    if unlocked {
+                        return Ended::Again;
+                    }
+                }
+                Next::WaitForChange(version) => {
+                    let unlocked = fault.unlock();
+                    if block.wait(version, Signals::Fatal) == Waited::Signal {
+                        return Ended::Done;
+                    }
+                    if unlocked {
+                        return Ended::Again;
+                    }
+                }
+                Next::Fetch(moving, revocation) => {
+                    match moving.revoke(&revocation) {
+                        Ok(()) => moving.submit(Some(page), false),
+                        Err(error) => moving.give_up(error),
+                    }
+                    moving.finish_page(page);
+                    if moving.error().is_some() && !block.lock().host().has(page) {
+                        return Ended::Nothing;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the page that `fault` wants.
+    fn look(self: &Arc<Self>, fault: &Fault<'_>, block: &Arc<Block>, page: PageIndex) -> Next {
+        let mut locked = block.lock();
+        // With the lock, since whoever makes the space smaller takes it afterwards.
+        if fault.page() >= self.pages() {
+            return Next::Ended(Ended::Nothing);
+        }
+        if locked.is_dead() {
+            return Next::Again;
+        }
+        let Some(state) = locked.state(page) else {
+            let late = PageMask::from(page.region());
+            self.feedback(&mut locked, Outcome::Late, &late);
+            return match locked.move_of(page) {
+                Some(moving) => Next::Wait(moving.clone(), block.version()),
+                None => Next::WaitForChange(block.version()),
+            };
+        };
+        match state {
+            Page::None => match HostPage::zeroed() {
+                Ok(zeros) => {
+                    locked.zero(page, Place::Host(zeros), block);
+                    Next::Ended(self.map(fault, block, &mut locked, page))
+                }
+                Err(_) => Next::Ended(Ended::NoMemory),
+            },
+            Page::Host { .. } => Next::Ended(self.map(fault, block, &mut locked, page)),
+            Page::Device { .. } => self.fetch(fault, block, &mut locked, page),
+            _ => Next::Ended(Ended::Nothing),
+        }
+    }
+
+    /// Maps `page`, which the host owns, and all pages of the block that it owns as far as the mapping covers them.
+    fn map(
+        &self,
+        fault: &Fault<'_>,
+        block: &Block,
+        locked: &mut Locked<'_>,
+        page: PageIndex,
+    ) -> Ended {
+        let Some(memory) = locked.host_page(page) else {
+            return Ended::Nothing;
+        };
+        let ended = fault.map(&memory);
+        if ended != Ended::Done {
+            return ended;
+        }
+        let here = PageMask::from(page.region());
+        self.feedback(locked, Outcome::Used, &here);
+        let covered = Region::clipped(
+            // CAST: at most 512.
+            (fault.covers().start.saturating_sub(block.first_page())).min(PAGES as u64) as usize,
+            (fault.covers().end.saturating_sub(block.first_page())).min(PAGES as u64) as usize,
+        );
+        let own = locked.host().minus(locked.busy()).within(covered);
+        // Where somebody has the page mapped already this is another mapping, of which nothing is known.
+        let beside = if locked.mapped().has(page) {
+            own
+        } else {
+            own.minus(locked.mapped())
+        };
+        for run in beside.minus(&here).runs() {
+            let pages = run.pages().filter_map(|page| locked.host_page(page));
+            fault.map_beside(block.first_page() + run.first() as u64, pages);
+        }
+        locked.map(&own.or(&here));
+        ended
+    }
+
+    /// Begins to fetch `page`, which the device owns, and what the engine wants to come along.
+    fn fetch(
+        self: &Arc<Self>,
+        fault: &Fault<'_>,
+        block: &Arc<Block>,
+        locked: &mut Locked<'_>,
+        page: PageIndex,
+    ) -> Next {
+        if !locked.has_room_for_move() {
+            return Next::WaitForChange(block.version());
+        }
+        let Some(hold) = BoundHold::new(&self.function.bound) else {
+            return Next::Ended(Ended::Nothing);
+        };
+        let wanted = PageMask::from(page.region());
+        let hint = self.decide(fault, block, locked, &wanted);
+        let moving = wanted.or(&locked.movable(&hint, Location::Host, false));
+        let not = hint.minus(&moving);
+        self.feedback(locked, Outcome::Dropped, &not);
+        let generation = locked.generation();
+        match Move::new(block, moving, Location::Host, generation, hold) {
+            Ok(moving) => match locked.begin(&moving, false) {
+                Some(revocation) => Next::Fetch(moving, revocation),
+                None => Next::Again,
+            },
+            Err(_) => Next::Ended(Ended::NoMemory),
+        }
+    }
+
+    /// Asks the engine what is to come along with `faulted`.
+    fn decide(
+        &self,
+        fault: &Fault<'_>,
+        block: &Block,
+        locked: &mut Locked<'_>,
+        faulted: &PageMask,
+    ) -> PageMask {
+        // CAST: at most 512.
+        let outer = (self.pages().saturating_sub(block.first_page())).min(PAGES as u64) as usize;
+        let Some(bounds) = Bounds::new(0, PAGES, Region::clipped(0, outer)) else {
+            return PageMask::EMPTY;
+        };
+        let function = &self.function;
+        let resident = locked.host().minus(locked.busy());
+        let (mapped, any) = (*locked.mapped(), !locked.is_empty());
+        let written = if fault.is_write() {
+            *faulted
+        } else {
+            PageMask::EMPTY
+        };
+        let batch = Batch {
+            function: FunctionId(function.identity.node),
+            block: BlockId {
+                space: self.id,
+                index: block.index,
+            },
+            bounds,
+            faulted,
+            written: &written,
+            resident: &resident,
+            resident_anywhere: any,
+            mapped: &mapped,
+            thrashing: &PageMask::EMPTY,
+            destination: Some(Location::Host),
+            preferred: None,
+            now_ns: now_ns(),
+            random: 0,
+            pressure: 0,
+            link_bytes: function.stats.to_host_bytes.get() + function.stats.to_device_bytes.get(),
+            link_backlog_ns: 0,
+        };
+        let mut prefetcher = function.prefetcher.lock();
+        let prefetcher = &mut **prefetcher;
+        let hint = prefetch::prefetch(
+            &prefetcher.params,
+            &mut prefetcher.state,
+            &mut locked.engine,
+            &batch,
+        );
+        hint.pages
+    }
+
+    /// Tells the engine what became of pages.
+    pub(crate) fn feedback(&self, locked: &mut Locked<'_>, outcome: Outcome, pages: &PageMask) {
+        if pages.is_empty() || (outcome != Outcome::Used && !locked.engine.outstanding().intersects(pages)) {
+            return;
+        }
+        let mut prefetcher = self.function.prefetcher.lock();
+        prefetch::feedback(&mut prefetcher.state, &mut locked.engine, outcome, pages);
+    }
+}

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moving pages of a block between host and device.
+//!
+//! A [`Move`] takes rights away ([`Move::revoke`]), gives the device descriptors for the data ([`Move::submit`]), and is then ended
+//! piece by piece as they complete: by whoever waits for a page, and by work that sees to the rest. It has a hold on the device, not on
+//! the caller.
+
+use kernel::dma::DataDirection;
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+use super::block::{Block, Revocation};
+use super::queue::{Command, Failure, OwnedTransfer, Queue};
+use crate::engine::frames::{FrameRun, Want};
+use crate::engine::mask::{PageIndex, PageMask, Region};
+use crate::engine::owner::TransactionId;
+use crate::engine::prefetch::Location;
+use crate::sys::abi as hw;
+use crate::sys::host_memory::HostMemory;
+use crate::sys::host_page::HostPage;
+use crate::sys::leaf::Place;
+use crate::sys::pci::BoundHold;
+use crate::sys::work::system_unbound;
+
+/// Most pages of a piece. What arrives together is published together.
+const PIECE_PAGES: usize = 32;
+
+/// Pages of one block on their way from where they are to the other side.
+#[pin_data]
+pub(crate) struct Move {
+    pub(crate) block: Arc<Block>,
+    pub(crate) id: TransactionId,
+    /// Where to.
+    pub(crate) to: Location,
+    pub(crate) pages: PageMask,
+    /// The generation of the function's memory in which it began.
+    pub(crate) generation: u32,
+    hold: BoundHold,
+    #[pin]
+    pieces: Mutex<Pieces>,
+    /// Why a page did not arrive, if one did not: an errno, or 0.
+    error: Atomic<i32>,
+    #[pin]
+    work: Work<Move>,
+}
+
+/// The parts of a move.
+struct Pieces {
+    all: KVec<Arc<Piece>>,
+    /// All there will be are there.
+    complete: bool,
+    /// Pages of pieces that have ended, and of those that there will not be.
+    ended: PageMask,
+}
+
+/// What one descriptor moves.
+#[pin_data]
+struct Piece {
+    region: Region,
+    /// The first of the neighbouring frames that it moves to; not used in the other direction.
+    frame: u32,
+    /// Who has the lock waits for it, and then publishes what it brought.
+    #[pin]
+    transfer: Mutex<Option<OwnedTransfer>>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Move { self.work }
+}
+
+impl WorkItem for Move {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.finish();
+    }
+}
+
+impl Move {
+    /// Pages of `block` that shall move to `to`, once they have [begun](super::block::Pages::begin) to. ENOMEM.
+    pub(crate) fn new(
+        block: &Arc<Block>,
+        pages: PageMask,
+        to: Location,
+        generation: u32,
+        hold: BoundHold,
+    ) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                block: block.clone(),
+                id: block.space.function.next_transaction(),
+                to,
+                pages,
+                generation,
+                hold,
+                pieces <- new_mutex!(
+                    Pieces {
+                        all: KVec::new(),
+                        complete: false,
+                        ended: PageMask::EMPTY,
+                    },
+                    "vfetch: move"
+                ),
+                error: Atomic::new(0),
+                work <- new_work!("vfetch: move"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Takes away the rights to the pages: when this returns neither host nor device, nor a transfer of anybody else's, uses them.
+    pub(crate) fn revoke(&self, revocation: &Revocation) -> Result {
+        self.block.space.revoke(&self.block, revocation)
+    }
+
+    /// Nothing will be moved after all.
+    pub(crate) fn give_up(self: &Arc<Self>, error: Error) {
+        self.error.store(error.to_errno(), Release);
+        self.stay(&self.pages);
+        self.complete();
+    }
+
+    /// Gives the device descriptors for all pages, `first` before the rest. Where there are no slots, no memory or no frames those
+    /// that come later stay where they are, unless they `must` move.
+    pub(crate) fn submit(self: &Arc<Self>, first: Option<PageIndex>, must: bool) {
+        let mut left = self.pages;
+        if self.to == Location::Device {
+            left = self.without_held(left);
+        }
+        let mut next = first.filter(|first| left.has(*first));
+        let mut urgent = next.is_some();
+        while let Some(page) = next.take().or_else(|| left.first()) {
+            let wanted = if urgent {
+                PageMask::from(page.region())
+            } else {
+                left
+            };
+            match self.submit_run(&wanted, page, urgent, must) {
+                Ok(region) => {
+                    left.remove(region);
+                }
+                Err(error) => {
+                    self.error.store(error.to_errno(), Release);
+                    break;
+                }
+            }
+            urgent = false;
+        }
+        self.stay(&left);
+        self.complete();
+    }
+
+    /// There will be no more pieces. Somebody sees to those that nobody waits for.
+    fn complete(self: &Arc<Self>) {
+        let none = {
+            let mut pieces = self.pieces.lock();
+            pieces.complete = true;
+            pieces.all.is_empty()
+        };
+        if none {
+            self.finish();
+        } else {
+            // It is queued once only.
+            let _ = system_unbound().enqueue(self.clone());
+        }
+    }
+
+    /// Those of `pages` that nobody else has references to. The others stay with the host.
+    fn without_held(&self, pages: PageMask) -> PageMask {
+        let locked = self.block.lock();
+        let mut held = PageMask::EMPTY;
+        for page in pages.iter() {
+            if locked.host_page(page).is_some_and(|page| page.is_shared()) {
+                held.add(page);
+            }
+        }
+        drop(locked);
+        self.stay(&held);
+        pages.minus(&held)
+    }
+
+    /// `pages` stay where they are.
+    fn stay(&self, pages: &PageMask) {
+        if pages.is_empty() {
+            return;
+        }
+        let mut locked = self.block.lock();
+        locked.stay(self, pages);
+        let mut pieces = self.pieces.lock();
+        pieces.ended = pieces.ended.or(pages);
+    }
+
+    /// Submits a piece of `pages` that begins at `first`, as long as it can be.
+    fn submit_run(
+        self: &Arc<Self>,
+        pages: &PageMask,
+        first: PageIndex,
+        urgent: bool,
+        must: bool,
+    ) -> Result<Region> {
+        match self.to {
+            Location::Host => self.submit_to_host(pages, first, urgent, must),
+            Location::Device => self.submit_to_device(pages, first, urgent, must),
+        }
+    }
+
+    fn submit_to_host(
+        self: &Arc<Self>,
+        pages: &PageMask,
+        first: PageIndex,
+        urgent: bool,
+        must: bool,
+    ) -> Result<Region> {
+        let (run, frame) = self.block.lock().frame_run(pages, first);
+        let region = Region::clipped(run.first(), run.outer().min(run.first() + PIECE_PAGES));
+        let frame = frame.ok_or(EIO)?;
+        let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
+        for _ in 0..region.len() {
+            memory.push(HostPage::to_be_filled()?, GFP_KERNEL)?;
+        }
+        let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::FromDevice)?;
+        let device_addr = u64::from(frame) << hw::VFETCH_PAGE_SHIFT;
+        self.push(region, frame, Command::Read { device_addr, host }, urgent, must)?;
+        Ok(region)
+    }
+
+    fn submit_to_device(
+        self: &Arc<Self>,
+        pages: &PageMask,
+        first: PageIndex,
+        urgent: bool,
+        must: bool,
+    ) -> Result<Region> {
+        let (run, _) = pages.leading_run(Region::clipped(first.get(), first.get() + PIECE_PAGES));
+        let space = &self.block.space;
+        // CAST: at most 512.
+        let frames = space.take_frames(run.len() as u32, Want::Anything)?.run;
+        let region = Region::clipped(run.first(), run.first() + frames.count as usize);
+        let submitted: Result = (|| {
+            let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
+            {
+                let locked = self.block.lock();
+                for page in region.pages() {
+                    let page = locked.host_page(page).ok_or(EIO)?;
+                    memory.push(HostPage::clone(&page), GFP_KERNEL)?;
+                }
+            }
+            let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::ToDevice)?;
+            let device_addr = u64::from(frames.first) << hw::VFETCH_PAGE_SHIFT;
+            let command = Command::Write { device_addr, host };
+            self.push(region, frames.first, command, urgent, must)
+        })();
+        if submitted.is_err() {
+            space.give(frames, false, self.generation);
+        }
+        submitted.map(|()| region)
+    }
+
+    /// Submits `command` as a piece.
+    fn push(
+        self: &Arc<Self>,
+        region: Region,
+        frame: u32,
+        mut command: Command<'static, BoundHold>,
+        urgent: bool,
+        must: bool,
+    ) -> Result {
+        let function = &self.block.space.function;
+        let queue = if urgent {
+            &function.priority
+        } else {
+            &function.ordinary
+        };
+        let piece = Arc::pin_init(
+            pin_init!(Piece {
+                region,
+                frame,
+                transfer <- new_mutex!(None, "vfetch: piece"),
+            }),
+            GFP_KERNEL,
+        )?;
+        // Room for it, so that nothing can fail once the device has it.
+        self.pieces.lock().all.reserve(1, GFP_KERNEL)?;
+        let transfer = loop {
+            let slot = match Queue::reserve_owned(queue, true) {
+                // Nobody waits for a slot while having others: they might be waited for in turn.
+                Err(EAGAIN) if urgent || must => {
+                    if self.finish_one() {
+                        continue;
+                    }
+                    Queue::reserve_owned(queue, false)?
+                }
+                slot => slot?,
+            };
+            let current = || function.memory.generation() == self.generation;
+            match slot.submit(command, current) {
+                Ok(transfer) => break transfer,
+                Err((Failure::Recovering, again)) if urgent || must => command = again,
+                Err((failure, _)) => return Err(failure.into()),
+            }
+        };
+        *piece.transfer.lock() = Some(transfer);
+        // There is room.
+        let _ = self.pieces.lock().all.push_within_capacity(piece);
+        Ok(())
+    }
+
+    /// Waits until `page` has arrived, or it is certain that it will not, or nothing is known of it yet: then the block's next change is
+    /// to be waited for. Returns whether it has waited.
+    pub(crate) fn finish_page(self: &Arc<Self>, page: PageIndex) -> bool {
+        let piece = {
+            let pieces = self.pieces.lock();
+            let mut all = pieces.all.iter();
+            all.find(|piece| piece.region.contains(page)).cloned()
+        };
+        match piece {
+            None => false,
+            Some(piece) => {
+                self.finish_piece(&piece);
+                true
+            }
+        }
+    }
+
+    /// Waits for one of the pieces that have not ended. `false` when all have.
+    fn finish_one(self: &Arc<Self>) -> bool {
+        let piece = {
+            let pieces = self.pieces.lock();
+            let mut all = pieces.all.iter();
+            let ended = &pieces.ended;
+            all.find(|piece| !PageMask::from(piece.region).minus(ended).is_empty())
+                .cloned()
+        };
+        piece.is_some_and(|piece| {
+            self.finish_piece(&piece);
+            true
+        })
+    }
+
+    /// Waits until all that was submitted has ended.
+    pub(crate) fn finish(self: &Arc<Self>) {
+        for index in 0.. {
+            let piece = self.pieces.lock().all.get(index).cloned();
+            match piece {
+                Some(piece) => self.finish_piece(&piece),
+                None => break,
+            }
+        }
+        let over = {
+            let pieces = self.pieces.lock();
+            pieces.complete && self.pages.minus(&pieces.ended).is_empty()
+        };
+        if over {
+            self.block.lock().end(self);
+            self.block.touch();
+        }
+    }
+
+    /// Why a page did not arrive, if one did not.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match self.error.load(Acquire) {
+            0 => None,
+            error => Some(Error::from_errno(error)),
+        }
+    }
+
+    /// Waits for a piece and publishes it, unless somebody has done so.
+    fn finish_piece(self: &Arc<Self>, piece: &Piece) {
+        let mut transfer = piece.transfer.lock();
+        let Some(flying) = transfer.take() else {
+            return;
+        };
+        let (outcome, memory) = flying.finish();
+        let mut pages = memory.map_or(KVec::new(), HostMemory::into_pages);
+        let function = &self.block.space.function;
+        let bytes = (piece.region.len() as u64) << hw::VFETCH_PAGE_SHIFT;
+        let mut locked = self.block.lock();
+        match (outcome, self.to) {
+            (Ok(()), Location::Host) => {
+                function.stats.to_host_bytes.add(bytes);
+                let arrived = pages.drain_all().map(Place::Host);
+                locked.arrive(self, piece.region, arrived);
+            }
+            // What was moved before a reset was scrubbed by it.
+            (Ok(()), Location::Device) if locked.generation() == self.generation => {
+                function.stats.to_device_bytes.add(bytes);
+                let frames = piece.frame..;
+                locked.arrive(self, piece.region, frames.map(Place::Frame));
+            }
+            (outcome, _) => {
+                let error = outcome.err().map_or(EIO, Error::from);
+                self.error.store(error.to_errno(), Release);
+                locked.stay(self, &piece.region.into());
+                if self.to == Location::Device {
+                    // CAST: at most 512.
+                    let run = FrameRun {
+                        first: piece.frame,
+                        count: piece.region.len() as u32,
+                    };
+                    self.block.space.give(run, false, self.generation);
+                }
+            }
+        }
+        // With the lock: whoever finds the pages in another move shall not find them in this one too.
+        self.pieces.lock().ended.insert(piece.region);
+    }
+
+    /// Whether `page` is still on its way by this move.
+    pub(crate) fn is_moving(&self, page: PageIndex) -> bool {
+        self.pages.has(page) && !self.pieces.lock().ended.has(page)
+    }
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages of host memory that are ours and that user space may map.
+
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::iov::{IovIterDest, IovIterSource};
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+use super::shim;
+
+/// A page of host memory, charged to the memory cgroup of whoever allocated it.
+///
+/// # Invariants
+///
+/// The pointer is to a page to which the value has a reference.
+#[repr(transparent)]
+pub(crate) struct HostPage(NonNull<bindings::page>);
+
+// SAFETY: A reference to a page may be dropped by any thread.
+unsafe impl Send for HostPage {}
+// SAFETY: What is done through a shared reference is atomic, or races no more than user space, which has the page mapped, does.
+unsafe impl Sync for HostPage {}
+
+impl HostPage {
+    /// A page of zeros. ENOMEM.
+    pub(crate) fn zeroed() -> Result<Self> {
+        Self::alloc(true)
+    }
+
+    /// A page with anything in it, of which all will be overwritten before anybody sees it. ENOMEM.
+    pub(crate) fn to_be_filled() -> Result<Self> {
+        Self::alloc(false)
+    }
+
+    fn alloc(zeroed: bool) -> Result<Self> {
+        // SAFETY: Callers may sleep.
+        let page = unsafe { shim::vfetch_page_alloc(zeroed) };
+        // INVARIANT: The reference is ours.
+        NonNull::new(page).map(Self).ok_or(ENOMEM)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::page {
+        self.0.as_ptr()
+    }
+
+    /// Gives the reference up to whoever gets the pointer.
+    pub(super) fn into_raw(self) -> NonNull<bindings::page> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// # Safety
+    ///
+    /// The caller has a reference to `page` and gives it up.
+    pub(super) unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
+        // INVARIANT: By this function's contract.
+        Self(page)
+    }
+
+    /// Whether anybody else has a reference: a mapping, or whoever pinned the page for I/O. Nobody can get a new one while it is
+    /// not mapped.
+    pub(crate) fn is_shared(&self) -> bool {
+        // SAFETY: By the invariants.
+        unsafe { shim::vfetch_page_count(self.as_ptr()) > 1 }
+    }
+
+    /// Whether it was used through a mapping that is gone by now. Forgets it.
+    pub(crate) fn take_used(&self) -> bool {
+        // SAFETY: By the invariants.
+        unsafe { shim::vfetch_page_test_clear_referenced(self.as_ptr()) }
+    }
+
+    /// Copies bytes from `offset` on to the caller's buffer, and moves it on. Returns how many: fewer where the buffer stops being
+    /// accessible.
+    pub(crate) fn copy_to(&self, offset: usize, bytes: usize, iter: &mut IovIterDest<'_>) -> usize {
+        let offset = offset.min(PAGE_SIZE);
+        let bytes = bytes.min(PAGE_SIZE - offset);
+        // SAFETY: By the invariants; the range lies inside of the page.
+        unsafe { shim::vfetch_page_to_iter(self.as_ptr(), offset, bytes, iter.as_raw()) }
+    }
+
+    /// Copies bytes from the caller's buffer to `offset`, likewise.
+    pub(crate) fn copy_from(
+        &self,
+        offset: usize,
+        bytes: usize,
+        iter: &mut IovIterSource<'_>,
+    ) -> usize {
+        let offset = offset.min(PAGE_SIZE);
+        let bytes = bytes.min(PAGE_SIZE - offset);
+        // SAFETY: By the invariants; the range lies inside of the page.
+        unsafe { shim::vfetch_page_from_iter(self.as_ptr(), offset, bytes, iter.as_raw()) }
+    }
+}
+
+impl Clone for HostPage {
+    /// Another reference to the same page.
+    fn clone(&self) -> Self {
+        // SAFETY: By the invariants.
+        unsafe { shim::vfetch_page_get(self.as_ptr()) };
+        // INVARIANT: The new reference.
+        Self(self.0)
+    }
+}
+
+impl Drop for HostPage {
+    fn drop(&mut self) {
+        // SAFETY: By the invariants the reference is ours.
+        unsafe { shim::vfetch_page_put(self.as_ptr()) };
+    }
+}
+
+/// A page that somebody else has a reference to, for as long as `'a`.
+pub(crate) struct BorrowedPage<'a>(ManuallyDrop<HostPage>, core::marker::PhantomData<&'a HostPage>);
+
+impl BorrowedPage<'_> {
+    /// # Safety
+    ///
+    /// Somebody has a reference to `page` for `'a`.
+    pub(super) unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
+        Self(
+            ManuallyDrop::new(HostPage(page)),
+            core::marker::PhantomData,
+        )
+    }
+}
+
+impl Deref for BorrowedPage<'_> {
+    type Target = HostPage;
+
+    fn deref(&self) -> &HostPage {
+        &self.0
+    }
+}
