@@ -26,13 +26,18 @@
 
 #![forbid(unsafe_code)]
 
+mod address_space;
 mod block;
+mod device_fault;
 mod file;
 mod function;
+mod hint;
 mod host_fault;
 mod io;
+mod job;
 mod memory;
 mod migrate;
+mod page_table;
 pub(crate) mod params;
 pub(crate) mod pci;
 mod queue;

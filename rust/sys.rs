@@ -8,6 +8,7 @@
 
 pub(crate) mod abi;
 mod device;
+pub(crate) mod eventfd;
 pub(crate) mod fault;
 pub(crate) mod host_memory;
 pub(crate) mod host_page;

@@ -201,7 +201,7 @@ pub(crate) type Locked<'a> = kernel::sync::lock::Guard<'a, Pages, kernel::sync::
 
 impl Pages {
     /// All pages that are in a state.
-    fn of(&self, state: Page) -> PageMask {
+    pub(crate) fn of(&self, state: Page) -> PageMask {
         let owned = |owner: &PageMask, pinned: bool| {
             let owner = owner.minus(&self.busy);
             if pinned {
@@ -437,6 +437,34 @@ impl Pages {
     /// Processes may have `pages` mapped from now on.
     pub(crate) fn map(&mut self, pages: &PageMask) {
         self.mapped = self.mapped.or(pages);
+    }
+
+    /// The device has asked for `pages`, which are all in `state` and within its reach: it gets its rights to them. ENOMEM, EIO.
+    pub(crate) fn grant(&mut self, pages: &PageMask, state: Page) -> Result {
+        let id = TransactionId(0);
+        let step = state.on(Event::Access {
+            by: Location::Device,
+            write: true,
+            id,
+        });
+        for action in step.actions.iter() {
+            if let Action::SetEntry(entry) = action {
+                for page in pages.iter() {
+                    match entry {
+                        Entry::Remote => self.leaf.allow_remote(page.get())?,
+                        entry => self.leaf.allow(page.get(), entry != Entry::ReadOnly),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A page that the host owns stays there, and the device reaches it. ENOMEM, EIO.
+    pub(crate) fn pin_to_host(&mut self, page: PageIndex) -> Result {
+        self.leaf.allow_remote(page.get())?;
+        self.enter(&page.region().into(), Page::Host { remote: true });
+        Ok(())
     }
 
     /// The longest run from the start of `region` that is in one state, and which: `None` while on its way. Of pages in frames the

@@ -6,12 +6,17 @@ use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
+use kernel::time::Msecs;
 
 use super::function::{Function, State};
 use super::registry;
 use super::io::Caller;
 use super::space::Space;
-use crate::sys::abi::{self as hw, vfetch_info, vfetch_range, vfetch_size, vfetch_stats};
+use crate::sys::abi::{
+    self as hw, vfetch_cancel, vfetch_info, vfetch_range, vfetch_size, vfetch_stats, vfetch_submit,
+    vfetch_wait,
+};
+use crate::sys::eventfd::EventFd;
 use crate::sys::fault::{Ended, Fault};
 use crate::sys::ioctl::Argument;
 use crate::sys::mapping::Mapping;
@@ -29,6 +34,13 @@ fn must_be_zero(zero: &[u32]) -> Result {
 
 /// An open file.
 pub(crate) struct SpaceFile(Arc<Space>);
+
+/// A caller's time-out, rounded up; `None`: for ever.
+fn milliseconds(timeout_ns: i64) -> Option<Msecs> {
+    let ns = u64::try_from(timeout_ns).ok()?;
+    // Longer ones than a `u32` can hold are 49 days.
+    Some(Msecs::try_from(ns.div_ceil(1_000_000)).unwrap_or(Msecs::MAX))
+}
 
 impl Space {
     fn info(&self) -> vfetch_info {
@@ -78,7 +90,7 @@ impl Space {
     fn stats(&self) -> vfetch_stats {
         let function = &self.function;
         let mut stats = vfetch_stats {
-            spaces: u32::try_from(function.spaces.load(Relaxed)).unwrap_or(0),
+            spaces: u32::try_from(function.files.load(Relaxed)).unwrap_or(0),
             in_flight: u64::from(function.ordinary.in_flight())
                 + u64::from(function.priority.in_flight()),
             device_pages: function.memory.pages(),
@@ -115,7 +127,7 @@ impl OpenFile for SpaceFile {
         }
         let space = Space::new(function.clone(), mapping.clone())?;
         let file = KBox::pin(Self(space), GFP_KERNEL)?;
-        function.spaces.fetch_add(1, Relaxed);
+        function.files.fetch_add(1, Relaxed);
         Ok(file)
     }
 
@@ -162,17 +174,45 @@ impl OpenFile for SpaceFile {
                 let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
                 self.0.discard(asked.offset..end)
             }
+            SUBMIT => {
+                let mut asked: vfetch_submit = argument.read(size_of::<vfetch_submit>())?;
+                must_be_zero(&[asked.flags & !hw::VFETCH_SUBMIT_EVENTFD])?;
+                let event = if asked.flags & hw::VFETCH_SUBMIT_EVENTFD != 0 {
+                    Some(EventFd::from_fd(asked.eventfd)?)
+                } else {
+                    must_be_zero(&[asked.eventfd.unsigned_abs()])?;
+                    None
+                };
+                asked.id = self.0.submit(&asked.job, event, false)?;
+                argument.write(&asked)
+            }
+            WAIT => {
+                let mut asked: vfetch_wait = argument.read(size_of::<vfetch_wait>())?;
+                must_be_zero(&[asked.flags])?;
+                let end = self.0.wait_job(asked.id, milliseconds(asked.timeout_ns))?;
+                asked.status = end.status;
+                asked.value = end.value;
+                asked.time_ns = end.time_ns;
+                argument.write(&asked)
+            }
+            CANCEL => {
+                let asked: vfetch_cancel = argument.read(size_of::<vfetch_cancel>())?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                self.0.cancel_job(asked.id)
+            }
             _ => Err(ENOTTY),
         }
     }
 
     fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready {
+        poll.register(&self.0.events.ended);
         let slot = self.0.function.ordinary.poll(poll);
         let gone = self.0.function.state() == State::Gone;
         let sized = self.0.bytes() > 0;
         Ready {
             read: sized && slot,
             write: sized && slot,
+            job: self.0.has_ended_job(),
             error: gone || self.0.lost_pages() > 0,
             hangup: gone,
         }
@@ -187,3 +227,6 @@ const GET_INFO: u32 = Argument::command(hw::VFETCH_COMMAND_GET_INFO);
 const GET_STATS: u32 = Argument::command(hw::VFETCH_COMMAND_GET_STATS);
 const SET_SIZE: u32 = Argument::command(hw::VFETCH_COMMAND_SET_SIZE);
 const DISCARD: u32 = Argument::command(hw::VFETCH_COMMAND_DISCARD);
+const SUBMIT: u32 = Argument::command(hw::VFETCH_COMMAND_SUBMIT);
+const WAIT: u32 = Argument::command(hw::VFETCH_COMMAND_WAIT);
+const CANCEL: u32 = Argument::command(hw::VFETCH_COMMAND_CANCEL);

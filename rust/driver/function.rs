@@ -10,6 +10,8 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic, Msecs};
 
+use super::address_space::{self, AddressSpaces, Asid};
+use super::device_fault::FaultRing;
 use super::memory::Memory;
 use super::params::Parameters;
 use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
@@ -80,7 +82,11 @@ pub(crate) struct Function {
     pub(crate) description: Description,
     pub(crate) stats: Arc<Stats>,
     /// Open files.
-    pub(crate) spaces: Atomic<i32>,
+    pub(crate) files: Atomic<i32>,
+    /// Spaces that the device knows.
+    #[pin]
+    pub(crate) spaces: AddressSpaces,
+    pub(crate) faults: Arc<FaultRing>,
     /// Of moves.
     transactions: Atomic<u64>,
     /// What decides which pages come along.
@@ -94,6 +100,8 @@ pub(crate) struct Function {
     pub(crate) ordinary: Arc<Queue>,
     /// Transfers that shall not wait behind ordinary ones.
     pub(crate) priority: Arc<Queue>,
+    /// Jobs, if the device computes.
+    pub(crate) compute: Option<Arc<Queue>>,
     parameters: Parameters,
     recovery: Arc<Recovery>,
     /// [`State::number`].
@@ -141,6 +149,11 @@ impl Function {
         };
         let ordinary = queue(0, hw::VFETCH_CLASS_ORDINARY)?;
         let priority = queue(1, hw::VFETCH_CLASS_PRIORITY)?;
+        let compute = if description.has_spaces {
+            Some(queue(2, hw::VFETCH_CLASS_COMPUTE)?)
+        } else {
+            None
+        };
         // Frame numbers are 32 bits: `Description::read` has checked it.
         let frames = u32::try_from(description.mem_bytes / u64::from(hw::VFETCH_PAGE_BYTES))?;
         let device_generation = registers.read32(hw::VFETCH_REG_GENERATION)?;
@@ -149,7 +162,9 @@ impl Function {
                 identity,
                 description,
                 stats,
-                spaces: Atomic::new(0),
+                files: Atomic::new(0),
+                spaces <- AddressSpaces::new(device.as_ref())?,
+                faults: FaultRing::new(device.as_ref(), registers.clone())?,
                 transactions: Atomic::new(1),
                 prefetcher <- new_mutex!(
                     KBox::new(Prefetcher { params: Params::DEFAULT, state: FunctionState::NEW }, GFP_KERNEL)?,
@@ -160,6 +175,7 @@ impl Function {
                 registers,
                 ordinary,
                 priority,
+                compute,
                 parameters,
                 recovery,
                 state: Atomic::new(State::Recovering.number()),
@@ -171,8 +187,28 @@ impl Function {
         Ok(this)
     }
 
-    fn queues(&self) -> [&Arc<Queue>; 2] {
-        [&self.ordinary, &self.priority]
+    /// Its queues, in the order of their numbers.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        let all = [
+            Some(&self.ordinary),
+            Some(&self.priority),
+            self.compute.as_ref(),
+        ];
+        all.into_iter().flatten()
+    }
+
+    /// Tells the device where its spaces are, and enables its fault ring. It knows neither.
+    fn start_spaces(&self) -> Result {
+        if self.description.has_spaces {
+            self.registers
+                .write64(hw::VFETCH_REG_AS_TABLE, self.spaces.table()?)?;
+            // CAST: the number fits.
+            self.registers
+                .write32(hw::VFETCH_REG_AS_COUNT, address_space::COUNT as u32)?;
+            self.faults.stop();
+            self.faults.start()?;
+        }
+        Ok(())
     }
 
     /// Resets queues that an earlier driver may have left enabled, starts ours, and scrubs the function's memory.
@@ -181,6 +217,8 @@ impl Function {
         for queue in self.queues() {
             self.reset_queue(queue)?;
         }
+        self.faults.open(self.clone());
+        self.start_spaces()?;
         self.scrub_all()?;
         self.state.store(State::Ready.number(), Release);
         Ok(())
@@ -230,6 +268,52 @@ impl Function {
         // CAST: at most CHUNK_PAGES. `Description::read` has checked that there are two.
         let pages = self.transfer_pages().saturating_sub(1) as u32;
         (self.description.max_bytes / page).min(pages) * page
+    }
+
+    /// How long the link is busy with what this function has given it already.
+    pub(crate) fn backlog_ns(&self) -> u64 {
+        let flights = u64::from(self.ordinary.in_flight());
+        // Mostly pieces of a move.
+        let bytes = flights.saturating_mul(64 << 10);
+        bytes.saturating_mul(1000) / u64::from(self.description.link_bytes_per_us.max(1))
+    }
+
+    /// Gives the device `command`, and waits until it is done. What a reset of the queue ends is tried again.
+    fn order(&self, command: impl Fn() -> Command<'static, &'static Device<Bound>>) -> Result {
+        const TRIES: u32 = 5;
+        let mut outcome = Err(Failure::Aborted);
+        for _ in 0..TRIES {
+            let slot = self.priority.reserve_uninterrupted()?;
+            outcome = match slot.submit(command(), || true) {
+                Ok(transfer) => transfer.wait(),
+                Err((failure, _)) => Err(failure),
+            };
+            if !matches!(outcome, Err(Failure::Aborted | Failure::Recovering)) {
+                break;
+            }
+        }
+        outcome.map_err(Error::from)
+    }
+
+    /// The device forgets what it remembers of `pages` pages of an address space (0: of all) from `page` on. When this returns all accesses
+    /// under old entries have been made.
+    pub(crate) fn invalidate(&self, asid: Asid, page: u64, pages: u64) -> Result {
+        let asid = asid.raw();
+        self.stats.invalidations.count();
+        match self.order(|| Command::Invalidate { asid, page, pages }) {
+            // There is nobody any more who could use them.
+            Err(ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Ends the job of this name. EIO when the device does not: then the queue of jobs is reset.
+    pub(crate) fn cancel(&self, transaction: u64) -> Result {
+        let result = self.order(|| Command::Cancel { transaction });
+        if let (Err(_), Some(compute)) = (&result, &self.compute) {
+            compute.call_for_help();
+        }
+        result
     }
 
     /// A name for a move that no other has.
@@ -499,7 +583,7 @@ impl Function {
         for queue in self.queues() {
             result = result.and_then(|()| self.reset_queue(queue));
         }
-        match result {
+        match result.and_then(|()| self.start_spaces()) {
             Ok(()) => self.set_state(State::Ready),
             Err(error) => {
                 dev_err!(device, "the function does not come back: {:?}\n", error);
@@ -520,18 +604,20 @@ impl Function {
         }
         // Not with the lock, which the recovery takes.
         self.recovery.close();
+        self.faults.stop();
+        self.faults.close();
         let mut life = self.life.lock();
         if core::mem::replace(&mut life.down, true) {
             return;
         }
         if self.registers.present() {
-            let idle = || self.queues().iter().all(|queue| queue.is_idle());
+            let idle = || self.queues().all(|queue| queue.is_idle());
             self.look(self.parameters.timeout_ms, idle);
             for queue in self.queues() {
                 // Errors mean that it is not there any more: then its reset is not done below.
                 let _ = queue.ask_reset();
             }
-            let done = || self.queues().iter().all(|queue| queue.reset_done());
+            let done = || self.queues().all(|queue| queue.reset_done());
             if !self.look(Self::RESET_MS, done) && crate::sys::pci::reset_locked(device).is_err() {
                 dev_err!(device, "the function cannot be reset\n");
             }
@@ -542,6 +628,11 @@ impl Function {
         }
         drop(life);
         self.bound.close();
+        for space in self.spaces.all() {
+            space.detach(device);
+        }
+        self.spaces.free();
+        self.faults.free();
         for queue in self.queues() {
             queue.free_rings();
         }

@@ -5,18 +5,16 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use super::block::{Block, Locked};
+use super::block::{Block, Locked, Revocation};
 use super::migrate::Move;
 use super::space::Space;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
-use crate::engine::prefetch::{self, Batch, BlockId, FunctionId, Location, Outcome};
-use crate::engine::tree::Bounds;
+use crate::engine::prefetch::{Ahead, Location, Outcome};
 use crate::sys::fault::{Ended, Fault};
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
-use crate::sys::time::now_ns;
 use crate::sys::wait::{Signals, Waited};
 
 /// What is to be done before the fault can be looked at again.
@@ -30,7 +28,7 @@ enum Next {
     /// Nobody moves it, but the block must change first.
     WaitForChange(u32),
     /// It begins to move.
-    Fetch(Arc<Move>, super::block::Revocation),
+    Fetch(Arc<Move>, Revocation, Option<Ahead>),
 }
 
 impl Space {
@@ -74,10 +72,13 @@ impl Space {
                         return Ended::Again;
                     }
                 }
-                Next::Fetch(moving, revocation) => {
+                Next::Fetch(moving, revocation, ahead) => {
                     match moving.revoke(&revocation) {
-                        Ok(()) => moving.submit(Some(page), false),
+                        Ok(()) => moving.submit(&page.region().into(), false),
                         Err(error) => moving.give_up(error),
+                    }
+                    if let Some(ahead) = &ahead {
+                        self.bring_ahead(ahead, Location::Host);
                     }
                     moving.finish_page(page);
                     if moving.error().is_some() && !block.lock().host().has(page) {
@@ -172,79 +173,23 @@ impl Space {
             return Next::Ended(Ended::Nothing);
         };
         let wanted = PageMask::from(page.region());
-        let hint = self.decide(fault, block, locked, &wanted);
-        let moving = wanted.or(&locked.movable(&hint, Location::Host, false));
-        let not = hint.minus(&moving);
+        let written = if fault.is_write() {
+            wanted
+        } else {
+            PageMask::EMPTY
+        };
+        let bounds = self.bounds(block, fault.covers());
+        let hint = self.decide(block, locked, &wanted, &written, Location::Host, bounds);
+        let moving = wanted.or(&locked.movable(&hint.pages, Location::Host, false));
+        let not = hint.pages.minus(&moving);
         self.feedback(locked, Outcome::Dropped, &not);
         let generation = locked.generation();
         match Move::new(block, moving, Location::Host, generation, hold) {
             Ok(moving) => match locked.begin(&moving, false) {
-                Some(revocation) => Next::Fetch(moving, revocation),
+                Some(revocation) => Next::Fetch(moving, revocation, hint.ahead),
                 None => Next::Again,
             },
             Err(_) => Next::Ended(Ended::NoMemory),
         }
-    }
-
-    /// Asks the engine what is to come along with `faulted`.
-    fn decide(
-        &self,
-        fault: &Fault<'_>,
-        block: &Block,
-        locked: &mut Locked<'_>,
-        faulted: &PageMask,
-    ) -> PageMask {
-        // CAST: at most 512.
-        let outer = (self.pages().saturating_sub(block.first_page())).min(PAGES as u64) as usize;
-        let Some(bounds) = Bounds::new(0, PAGES, Region::clipped(0, outer)) else {
-            return PageMask::EMPTY;
-        };
-        let function = &self.function;
-        let resident = locked.host().minus(locked.busy());
-        let (mapped, any) = (*locked.mapped(), !locked.is_empty());
-        let written = if fault.is_write() {
-            *faulted
-        } else {
-            PageMask::EMPTY
-        };
-        let batch = Batch {
-            function: FunctionId(function.identity.node),
-            block: BlockId {
-                space: self.id,
-                index: block.index,
-            },
-            bounds,
-            faulted,
-            written: &written,
-            resident: &resident,
-            resident_anywhere: any,
-            mapped: &mapped,
-            thrashing: &PageMask::EMPTY,
-            destination: Some(Location::Host),
-            preferred: None,
-            now_ns: now_ns(),
-            random: 0,
-            pressure: 0,
-            link_bytes: function.stats.to_host_bytes.get() + function.stats.to_device_bytes.get(),
-            link_backlog_ns: 0,
-        };
-        let mut prefetcher = function.prefetcher.lock();
-        let prefetcher = &mut **prefetcher;
-        let hint = prefetch::prefetch(
-            &prefetcher.params,
-            &mut prefetcher.state,
-            &mut locked.engine,
-            &batch,
-        );
-        hint.pages
-    }
-
-    /// Tells the engine what became of pages.
-    pub(crate) fn feedback(&self, locked: &mut Locked<'_>, outcome: Outcome, pages: &PageMask) {
-        if pages.is_empty() || (outcome != Outcome::Used && !locked.engine.outstanding().intersects(pages)) {
-            return;
-        }
-        let mut prefetcher = self.function.prefetcher.lock();
-        prefetch::feedback(&mut prefetcher.state, &mut locked.engine, outcome, pages);
     }
 }

@@ -52,6 +52,14 @@ impl Memory {
         self.frames.lock().map.available()
     }
 
+    /// How much of it is in use or promised, in percent.
+    pub(crate) fn used_percent(&self) -> u8 {
+        let map = &self.frames.lock().map;
+        let (free, total) = (u64::from(map.available()), u64::from(map.total()).max(1));
+        // CAST: at most 100.
+        (100 - (free * 100 / total).min(100)) as u8
+    }
+
     /// Promises `count` frames. ENOSPC when there are not that many.
     pub(crate) fn promise(&self, count: u32) -> Result {
         if self.frames.lock().map.promise(count) {

@@ -23,6 +23,7 @@ use crate::sys::host_memory::HostMemory;
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
+use crate::sys::wait::Signals;
 use crate::sys::work::system_unbound;
 
 /// Most pages of a piece. What arrives together is published together.
@@ -125,29 +126,28 @@ impl Move {
 
     /// Gives the device descriptors for all pages, `first` before the rest. Where there are no slots, no memory or no frames those
     /// that come later stay where they are, unless they `must` move.
-    pub(crate) fn submit(self: &Arc<Self>, first: Option<PageIndex>, must: bool) {
+    pub(crate) fn submit(self: &Arc<Self>, first: &PageMask, must: bool) {
         let mut left = self.pages;
         if self.to == Location::Device {
             left = self.without_held(left);
         }
-        let mut next = first.filter(|first| left.has(*first));
-        let mut urgent = next.is_some();
-        while let Some(page) = next.take().or_else(|| left.first()) {
-            let wanted = if urgent {
-                PageMask::from(page.region())
-            } else {
-                left
+        let mut first = first.and(&left);
+        loop {
+            let urgent = !first.is_empty();
+            let wanted = if urgent { first } else { left };
+            let Some(page) = wanted.first() else {
+                break;
             };
             match self.submit_run(&wanted, page, urgent, must) {
                 Ok(region) => {
                     left.remove(region);
+                    first.remove(region);
                 }
                 Err(error) => {
                     self.error.store(error.to_errno(), Release);
                     break;
                 }
             }
-            urgent = false;
         }
         self.stay(&left);
         self.complete();
@@ -285,13 +285,13 @@ impl Move {
         // Room for it, so that nothing can fail once the device has it.
         self.pieces.lock().all.reserve(1, GFP_KERNEL)?;
         let transfer = loop {
-            let slot = match Queue::reserve_owned(queue, true) {
+            let slot = match Queue::reserve_owned(queue, true, Signals::None) {
                 // Nobody waits for a slot while having others: they might be waited for in turn.
                 Err(EAGAIN) if urgent || must => {
                     if self.finish_one() {
                         continue;
                     }
-                    Queue::reserve_owned(queue, false)?
+                    Queue::reserve_owned(queue, false, Signals::None)?
                 }
                 slot => slot?,
             };

@@ -15,9 +15,10 @@ use super::params::Parameters;
 use super::queue::Queue;
 use super::registry;
 use super::regs::{Description, Registers};
+use super::device_fault::FaultRing;
 use super::file::SpaceFile;
 use crate::sys::abi as hw;
-use crate::sys::irq::Vectors;
+use crate::sys::irq::{InterruptHandler, Vectors};
 use crate::sys::node::Node;
 use crate::sys::pci as sys_pci;
 
@@ -30,7 +31,7 @@ pub(crate) struct Driver;
 /// opens, and no more interrupts.
 pub(crate) struct Bound<'bound> {
     _node: Pin<KBox<Node<SpaceFile>>>,
-    _vectors: Vectors<'bound, Queue>,
+    _vectors: Vectors<'bound, Source>,
     function: Arc<Function>,
     device: &'bound pci::Device<device::Bound>,
 }
@@ -128,6 +129,28 @@ fn quiesce(registers: &Registers) -> Result {
     Ok(())
 }
 
+/// What sends an interrupt.
+enum Source {
+    Queue(Arc<Queue>),
+    Faults(Arc<FaultRing>),
+}
+
+impl InterruptHandler for Source {
+    fn handle(&self) -> bool {
+        match self {
+            Self::Queue(queue) => queue.handle(),
+            Self::Faults(_) => true,
+        }
+    }
+
+    fn handle_threaded(&self) {
+        match self {
+            Self::Queue(queue) => queue.handle_threaded(),
+            Self::Faults(faults) => faults.serve(),
+        }
+    }
+}
+
 impl Driver {
     /// Makes the function of `device` and starts it.
     fn bring_up(device: &pci::Device<Core<'_>>, parameters: Parameters) -> Result<Arc<Function>> {
@@ -188,10 +211,17 @@ impl Driver {
     fn run<'bound>(
         device: &'bound pci::Device<Core<'_>>,
         function: &Arc<Function>,
-    ) -> Result<(Vectors<'bound, Queue>, Pin<KBox<Node<SpaceFile>>>)> {
-        let mut handlers = KVec::with_capacity(2, GFP_KERNEL)?;
-        handlers.push(function.ordinary.clone(), GFP_KERNEL)?;
-        handlers.push(function.priority.clone(), GFP_KERNEL)?;
+    ) -> Result<(Vectors<'bound, Source>, Pin<KBox<Node<SpaceFile>>>)> {
+        let mut handlers = KVec::with_capacity(4, GFP_KERNEL)?;
+        // Vector n is of queue n; the one behind them of faults.
+        for queue in function.queues() {
+            let source = Source::Queue(queue.clone());
+            handlers.push(Arc::new(source, GFP_KERNEL)?, GFP_KERNEL)?;
+        }
+        if function.compute.is_some() {
+            let source = Source::Faults(function.faults.clone());
+            handlers.push(Arc::new(source, GFP_KERNEL)?, GFP_KERNEL)?;
+        }
         let vectors = Vectors::new(device, handlers, c"vfetch")?;
         function.start()?;
         let name = CString::try_from_fmt(fmt!("vfetch{}", function.identity.node))?;

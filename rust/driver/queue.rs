@@ -28,6 +28,7 @@ use super::recovery::Recovery;
 use super::regs::{Description, Registers};
 use super::stats::Stats;
 use crate::sys::abi as hw;
+use crate::sys::eventfd::EventFd;
 use crate::sys::host_memory::{HostMemory, KeepsBound};
 use crate::sys::irq::InterruptHandler;
 use crate::sys::pci::BoundHold;
@@ -76,6 +77,10 @@ pub(crate) enum Command<'data, D: KeepsBound> {
     },
     /// Zeros into device memory.
     Scrub { device_addr: u64, bytes: u32 },
+    /// The device forgets what it remembers of pages of an address space (`pages` 0: of all), and ends accesses under way.
+    Invalidate { asid: u16, page: u64, pages: u64 },
+    /// The job of this name ends.
+    Cancel { transaction: u64 },
 }
 
 /// Why a descriptor could not be submitted, or did not do what it should.
@@ -108,15 +113,61 @@ impl From<Failure> for Error {
 enum SlotState {
     /// Nobody has it, or nothing is in flight.
     Idle,
-    /// The device has its descriptor of so many bytes.
+    /// The device has its descriptor of so many bytes; `None`: a job.
     InFlight {
         id: TransactionId,
-        bytes: u32,
+        bytes: Option<u32>,
         /// Its owner sleeps until it ends.
         sleeping: bool,
     },
     /// It ended.
-    Done(Result<(), Failure>),
+    Done(End),
+}
+
+/// How a descriptor ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) outcome: Result<(), Failure>,
+    /// Of a job.
+    pub(crate) value: u64,
+    /// By the device's clock.
+    pub(crate) time_ns: u64,
+}
+
+impl End {
+    /// Without a completion.
+    const fn of(failure: Failure) -> Self {
+        Self {
+            outcome: Err(failure),
+            value: 0,
+            time_ns: 0,
+        }
+    }
+}
+
+/// Who is told that a job has ended.
+pub(crate) struct Notice {
+    pub(crate) events: Arc<Events>,
+    pub(crate) eventfd: Option<EventFd>,
+}
+
+/// What those who poll for jobs wait for.
+#[pin_data]
+pub(crate) struct Events {
+    #[pin]
+    pub(crate) ended: WaitQueue,
+}
+
+impl Events {
+    /// Nothing has happened. ENOMEM.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                ended <- new_wait_queue!("vfetch: jobs"),
+            }),
+            GFP_KERNEL,
+        )
+    }
 }
 
 impl SlotState {
@@ -197,8 +248,10 @@ enum Mode {
 struct Rings {
     submissions: SharedArray<hw::vfetch_desc>,
     completions: SharedArray<hw::vfetch_completion>,
-    /// [`SLOT_SG`] entries for each slot.
+    /// [`SLOT_SG`] entries for each slot; of a queue for jobs one.
     lists: SharedArray<hw::vfetch_sg>,
+    /// One for each slot of a queue for jobs; else one.
+    jobs: SharedArray<hw::vfetch_job>,
 }
 
 /// What the queue's lock protects.
@@ -207,6 +260,8 @@ struct Inner {
     /// `None` once the function is unbound.
     rings: Option<Rings>,
     states: KVec<SlotState>,
+    /// Who is told of the end of a slot's job.
+    notices: KVec<Option<Notice>>,
     /// Slots that nobody has.
     free: KVec<u16>,
     /// Who waits for a slot.
@@ -262,11 +317,17 @@ impl Queue {
     ) -> Result<Arc<Self>> {
         let order = parameters.queue_order.min(description.max_order);
         let slots = 1usize << order;
+        let (lists, jobs) = match class {
+            hw::VFETCH_CLASS_COMPUTE => (1, slots),
+            _ => (slots * SLOT_SG, 1),
+        };
         let rings = Rings {
             submissions: SharedArray::new(device, slots)?,
             completions: SharedArray::new(device, slots)?,
-            lists: SharedArray::new(device, slots * SLOT_SG)?,
+            lists: SharedArray::new(device, lists)?,
+            jobs: SharedArray::new(device, jobs)?,
         };
+        let mut notices = KVec::with_capacity(slots, GFP_KERNEL)?;
         let mut waiters = KVec::with_capacity(slots, GFP_KERNEL)?;
         let mut free = KVec::with_capacity(slots, GFP_KERNEL)?;
         for slot in (0..slots).rev() {
@@ -276,11 +337,13 @@ impl Queue {
             });
             waiters.push(KBox::pin_init(waiter, GFP_KERNEL)?, GFP_KERNEL)?;
             free.push(u16::try_from(slot)?, GFP_KERNEL)?;
+            notices.push(None, GFP_KERNEL)?;
         }
         let inner = Inner {
             mode: Mode::Stopped,
             rings: Some(rings),
             states: KVec::from_elem(SlotState::Idle, slots, GFP_KERNEL)?,
+            notices,
             free,
             waiting: 0,
             granted: 0,
@@ -360,8 +423,12 @@ impl Queue {
     }
 
     /// The same for a transfer that outlives who began it.
-    pub(crate) fn reserve_owned(this: &Arc<Self>, nonblocking: bool) -> Result<Slot<Arc<Self>>> {
-        let slot = this.reserve_with(nonblocking, Signals::None)?;
+    pub(crate) fn reserve_owned(
+        this: &Arc<Self>,
+        nonblocking: bool,
+        signals: Signals,
+    ) -> Result<Slot<Arc<Self>>> {
+        let slot = this.reserve_with(nonblocking, signals)?;
         let queue = this.clone();
         Ok(Slot { queue, slot })
     }
@@ -430,12 +497,12 @@ impl Queue {
 
     /// Takes completions from the ring and ends their slots. Returns whether there was any.
     fn drain_locked(&self, inner: &mut Inner) -> bool {
-        let Some(rings) = inner.rings.as_ref() else {
-            return false;
-        };
         let mut any = false;
         // A device that posts for ever shall not keep us in the interrupt.
         for _ in 0..self.slots() {
+            let Some(rings) = inner.rings.as_ref() else {
+                break;
+            };
             let index = usize::from(inner.cq_head & self.mask());
             // 1 in the first pass over the ring, 0 in the second, and so on.
             let phase = !(inner.cq_head >> self.order) & 1;
@@ -451,21 +518,26 @@ impl Queue {
             inner.cq_head = inner.cq_head.wrapping_add(1);
             any = true;
             let id = TransactionId(completion.transaction);
-            match inner.states.get_mut(id.slot()) {
+            match inner.states.get(id.slot()) {
                 Some(state) if state.is_of(id) => {
                     let SlotState::InFlight { bytes, .. } = *state else {
                         continue;
                     };
                     // CAST: 0.
                     let ok = completion.status == hw::VFETCH_STATUS_OK as u16;
-                    let outcome = if ok && completion.bytes == bytes {
+                    let outcome = if ok && bytes.is_none_or(|bytes| completion.bytes == bytes) {
                         self.stats.transfers.count();
                         Ok(())
                     } else {
                         self.stats.transfer_errors.count();
                         Err(Failure::Status(completion.status))
                     };
-                    self.end(id.slot(), state, &mut inner.sleepers, outcome);
+                    let end = End {
+                        outcome,
+                        value: completion.value,
+                        time_ns: completion.time_ns,
+                    };
+                    self.end(id.slot(), inner, end);
                 }
                 _ => self.stats.bad_completions.count(),
             }
@@ -473,24 +545,27 @@ impl Queue {
         any
     }
 
-    /// Ends slot `slot`, which is in flight, and wakes its owner.
-    fn end(
-        &self,
-        slot: usize,
-        state: &mut SlotState,
-        sleepers: &mut u32,
-        outcome: Result<(), Failure>,
-    ) {
+    /// Ends slot `slot`, if it is in flight, and wakes its owner.
+    fn end(&self, slot: usize, inner: &mut Inner, end: End) {
+        let Some(state) = inner.states.get_mut(slot) else {
+            return;
+        };
         let SlotState::InFlight { sleeping, .. } = *state else {
             return;
         };
-        *state = SlotState::Done(outcome);
+        *state = SlotState::Done(end);
         self.in_flight.fetch_sub(1, Release);
         if let Some(waiter) = self.waiters.get(slot) {
             waiter.over.store(true, Release);
             if sleeping {
-                *sleepers = sleepers.saturating_sub(1);
+                inner.sleepers = inner.sleepers.saturating_sub(1);
                 waiter.ended.wake_all();
+            }
+        }
+        if let Some(Some(notice)) = inner.notices.get(slot) {
+            notice.events.ended.wake_all();
+            if let Some(eventfd) = &notice.eventfd {
+                eventfd.signal();
             }
         }
     }
@@ -525,8 +600,49 @@ impl Queue {
         }
     }
 
+    /// Writes a descriptor of `bytes` and rings the doorbell. The queue is running.
+    fn put(
+        &self,
+        inner: &mut Inner,
+        slot: u16,
+        id: TransactionId,
+        desc: hw::vfetch_desc,
+        bytes: Option<u32>,
+    ) {
+        let (Some(rings), Some(state)) =
+            (&inner.rings, inner.states.get_mut(usize::from(slot)))
+        else {
+            return;
+        };
+        inner.number = inner.number.wrapping_add(1);
+        // Nobody sees to it that a job's interrupt is armed but its beginning.
+        let sleeping = bytes.is_none();
+        *state = SlotState::InFlight {
+            id,
+            bytes,
+            sleeping,
+        };
+        if let Some(waiter) = self.waiters.get(usize::from(slot)) {
+            waiter.over.store(false, Relaxed);
+        }
+        rings
+            .submissions
+            .write(usize::from(inner.sq_tail & self.mask()), desc);
+        inner.sq_tail = inner.sq_tail.wrapping_add(1);
+        self.in_flight.fetch_add(1, Relaxed);
+        if sleeping {
+            inner.sleepers = inner.sleepers.saturating_add(1);
+            self.tell_head(inner);
+        }
+        // An error means that the function was unbound: then it will be aborted.
+        let _ = self.registers.write32(
+            self.register(hw::VFETCH_QREG_SQ_TAIL),
+            u32::from(inner.sq_tail),
+        );
+    }
+
     /// Asks for a reset of the queue.
-    fn call_for_help(&self) {
+    pub(crate) fn call_for_help(&self) {
         self.sick.store(true, Release);
         self.recovery.request();
     }
@@ -631,8 +747,8 @@ impl Queue {
         let inner = &mut *inner;
         // What was completed was completed.
         self.drain_locked(inner);
-        for (slot, state) in inner.states.iter_mut().enumerate() {
-            self.end(slot, state, &mut inner.sleepers, Err(failure));
+        for slot in 0..inner.states.len() {
+            self.end(slot, inner, End::of(failure));
         }
     }
 
@@ -719,7 +835,9 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
                 slot: self,
                 host: match command {
                     Command::Read { host, .. } | Command::Write { host, .. } => Some(host),
-                    Command::Scrub { .. } => None,
+                    Command::Scrub { .. }
+                    | Command::Invalidate { .. }
+                    | Command::Cancel { .. } => None,
                 },
             }),
             Err(failure) => Err((failure, command)),
@@ -744,31 +862,9 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
             return Err(Failure::Stale);
         }
         let rings = inner.rings.as_ref().ok_or(Failure::Gone)?;
-        let state = inner
-            .states
-            .get_mut(usize::from(self.slot))
-            .ok_or(Failure::Gone)?;
         let id = TransactionId::new(inner.number, self.slot);
-        inner.number = inner.number.wrapping_add(1);
         let desc = self.descriptor(rings, command, id);
-        *state = SlotState::InFlight {
-            id,
-            bytes: desc.bytes,
-            sleeping: false,
-        };
-        if let Some(waiter) = queue.waiters.get(usize::from(self.slot)) {
-            waiter.over.store(false, Relaxed);
-        }
-        rings
-            .submissions
-            .write(usize::from(inner.sq_tail & queue.mask()), desc);
-        inner.sq_tail = inner.sq_tail.wrapping_add(1);
-        queue.in_flight.fetch_add(1, Relaxed);
-        // An error means that the function was unbound: then it will be aborted.
-        let _ = queue.registers.write32(
-            queue.register(hw::VFETCH_QREG_SQ_TAIL),
-            u32::from(inner.sq_tail),
-        );
+        queue.put(inner, self.slot, id, desc, Some(desc.bytes));
         Ok(())
     }
 
@@ -789,6 +885,18 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
             Command::Scrub { device_addr, bytes } => {
                 desc.bytes = *bytes;
                 (hw::VFETCH_OP_FILL, *device_addr, None)
+            }
+            Command::Invalidate { asid, page, pages } => {
+                desc.asid = u32::from(*asid);
+                desc.host_addr = *pages;
+                // CAST: a flag.
+                desc.flags = hw::VFETCH_DESC_RELAXED as u8;
+                (hw::VFETCH_OP_INVALIDATE, *page, None)
+            }
+            Command::Cancel { transaction } => {
+                // CAST: a flag.
+                desc.flags = hw::VFETCH_DESC_RELAXED as u8;
+                (hw::VFETCH_OP_CANCEL, *transaction, None)
             }
         };
         // CAST: opcodes and flags are 8 bits wide.
@@ -846,7 +954,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
         }
         let inner = queue.inner.lock();
         match inner.states.get(usize::from(self.slot)) {
-            Some(SlotState::Done(outcome)) => *outcome,
+            Some(SlotState::Done(end)) => end.outcome,
             Some(SlotState::Idle) => Ok(()),
             _ => Err(Failure::Gone),
         }
@@ -872,7 +980,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     fn spin(&self, is_over: impl Fn() -> bool) {
         let queue = &*self.queue;
         let bytes = match queue.inner.lock().states.get(usize::from(self.slot)) {
-            Some(SlotState::InFlight { bytes, .. }) => *bytes,
+            Some(SlotState::InFlight { bytes, .. }) => bytes.unwrap_or(0),
             _ => return,
         };
         let ahead = queue.in_flight().saturating_sub(1);
@@ -906,6 +1014,98 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     }
 }
 
+/// A job of the device's.
+pub(crate) struct JobSlot {
+    slot: Slot<Arc<Queue>>,
+    transaction: TransactionId,
+}
+
+impl JobSlot {
+    /// Gives the device a job for address space `asid`. Fails as [`Slot::submit`] does.
+    pub(crate) fn submit(
+        slot: Slot<Arc<Queue>>,
+        asid: u16,
+        job: &hw::vfetch_job,
+        notice: Notice,
+    ) -> Result<Self, (Failure, Notice)> {
+        let queue = &*slot.queue;
+        let mut inner = queue.inner.lock();
+        let inner_ref = &mut *inner;
+        let failure = match inner_ref.mode {
+            Mode::Running => None,
+            Mode::Stopped => Some(Failure::Recovering),
+            Mode::Gone => Some(Failure::Gone),
+        };
+        let transaction = TransactionId::new(inner_ref.number, slot.slot);
+        let desc = match (&inner_ref.rings, failure) {
+            (Some(rings), None) => {
+                let index = usize::from(slot.slot);
+                rings.jobs.write(index, *job);
+                Ok(hw::vfetch_desc {
+                    // CAST: opcodes are 8 bits wide.
+                    opcode: hw::VFETCH_OP_JOB as u8,
+                    transaction: transaction.0,
+                    host_addr: rings.jobs.address(index),
+                    // CAST: the structure's size.
+                    bytes: size_of::<hw::vfetch_job>() as u32,
+                    asid: u32::from(asid),
+                    ..Default::default()
+                })
+            }
+            (_, failure) => Err(failure.unwrap_or(Failure::Gone)),
+        };
+        match desc {
+            Ok(desc) => {
+                if let Some(place) = inner_ref.notices.get_mut(usize::from(slot.slot)) {
+                    *place = Some(notice);
+                }
+                queue.put(inner_ref, slot.slot, transaction, desc, None);
+                drop(inner);
+                Ok(Self { slot, transaction })
+            }
+            Err(failure) => {
+                drop(inner);
+                Err((failure, notice))
+            }
+        }
+    }
+
+    /// The name by which the device knows it.
+    pub(crate) fn transaction(&self) -> u64 {
+        self.transaction.0
+    }
+
+    fn waiter(&self) -> Option<&Waiter> {
+        let waiter = self.slot.queue.waiters.get(usize::from(self.slot.slot))?;
+        Some(waiter)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.waiter()
+            .is_none_or(|waiter| waiter.over.load(Acquire))
+    }
+
+    /// Waits until it has, for at most `time`.
+    pub(crate) fn wait(&self, signals: Signals, time: Option<Msecs>) -> Waited {
+        match self.waiter() {
+            Some(waiter) => waiter
+                .ended
+                .wait(signals, time, || waiter.over.load(Acquire)),
+            None => Waited::Done,
+        }
+    }
+
+    /// How it ended.
+    pub(crate) fn end(&self) -> End {
+        let inner = self.slot.queue.inner.lock();
+        match inner.states.get(usize::from(self.slot.slot)) {
+            Some(SlotState::Done(end)) => *end,
+            _ => End::of(Failure::Gone),
+        }
+    }
+}
+
 impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
     fn drop(&mut self) {
         // Nothing is in flight when its owner has waited, as it must have.
@@ -915,6 +1115,10 @@ impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
             let _ = self.wait();
         }
         let mut inner = queue.inner.lock();
+        let notice = inner
+            .notices
+            .get_mut(usize::from(self.slot))
+            .and_then(Option::take);
         if let Some(state) = inner.states.get_mut(usize::from(self.slot)) {
             *state = SlotState::Idle;
         }
@@ -926,6 +1130,8 @@ impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
             inner.granted += 1;
         }
         drop(inner);
+        // Not under the lock: it may be the last reference to an eventfd.
+        drop(notice);
         // One slot, one taker; and the pollers.
         queue.changed.wake_one();
     }

@@ -81,6 +81,10 @@ pub(crate) struct Description {
     pub(crate) link_weight: u32,
     /// Rate of fills.
     pub(crate) mem_bytes_per_us: u32,
+    /// It knows address spaces, and computes.
+    pub(crate) has_spaces: bool,
+    /// Most strands of a job.
+    pub(crate) job_strands: u32,
 }
 
 impl Description {
@@ -92,9 +96,18 @@ impl Description {
         {
             return Err(ENODEV);
         }
+        let queues = registers.read32(hw::VFETCH_REG_QUEUES)?;
+        let caps = registers.read32(hw::VFETCH_REG_CAPS)?;
+        let has_spaces = caps & hw::VFETCH_CAP_SPACES != 0 && queues > 2;
         let this = Self {
+            has_spaces,
+            job_strands: if has_spaces {
+                registers.read32(hw::VFETCH_REG_JOB_STRANDS)?
+            } else {
+                0
+            },
             number: registers.read32(hw::VFETCH_REG_FUNCTION)?,
-            queues: registers.read32(hw::VFETCH_REG_QUEUES)?,
+            queues,
             max_order: registers.read32(hw::VFETCH_REG_MAX_ORDER)?,
             max_sg: registers.read32(hw::VFETCH_REG_MAX_SG)?,
             max_bytes: registers.read32(hw::VFETCH_REG_MAX_BYTES)?,

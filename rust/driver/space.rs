@@ -3,17 +3,24 @@
 //! What an open file manages: pages that host and device see at the same offsets, in blocks that are there once one of their pages has
 //! had contents.
 
+use kernel::device::Bound;
+use kernel::pci;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
-use super::block::{Block, Revocation};
+use super::address_space::Asid;
+use super::block::{Block, Locked, Revocation};
 use super::function::Function;
+use super::job::Jobs;
+use super::page_table::PageTable;
+use super::queue::Events;
 use crate::engine::frames::{FrameRun, Taken, Want};
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::prefetch::Outcome;
 use crate::sys::abi as hw;
 use crate::sys::mapping::Mapping;
+use crate::sys::pci::BoundGuard;
 use crate::sys::table::Table;
 use crate::sys::wait::Signals;
 
@@ -38,9 +45,21 @@ pub(crate) struct Space {
     reserved: Atomic<bool>,
     #[pin]
     blocks: Table<Block>,
+    /// What its device knows of it, once it has had a job.
+    #[pin]
+    attachment: Mutex<Option<Attachment>>,
+    #[pin]
+    pub(crate) jobs: Mutex<Jobs>,
+    pub(crate) events: Arc<Events>,
     /// Lost pages, and the generation that they were counted in, unless they have to be counted again.
     #[pin]
     lost: Mutex<Option<(u64, u32)>>,
+}
+
+/// What a device knows of a space.
+struct Attachment {
+    asid: Asid,
+    table: PageTable,
 }
 
 /// What is known of the size by those who change it.
@@ -70,6 +89,9 @@ impl Space {
                 changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
                 reserved: Atomic::new(false),
                 blocks <- Table::new(),
+                attachment <- new_mutex!(None, "vfetch: attachment"),
+                jobs <- new_mutex!(Jobs::default(), "vfetch: jobs"),
+                events: Events::new()?,
                 lost <- new_mutex!(Some((0, 0)), "vfetch: lost pages"),
             }),
             GFP_KERNEL,
@@ -96,8 +118,65 @@ impl Space {
         let at = usize::try_from(index)?;
         match self.blocks.get(at) {
             Some(block) => Ok(block),
-            None => self.blocks.get_or_insert(at, Block::new(self, index)?),
+            None => {
+                let block = self.blocks.get_or_insert(at, Block::new(self, index)?)?;
+                self.attach_block(&block)?;
+                Ok(block)
+            }
         }
+    }
+
+    // ---- What the device knows ------------------------------------------------------------------
+
+    /// Lets the device know the space. Returns its address space. ENOSPC, ENOMEM, ENODEV.
+    pub(crate) fn attach(self: &Arc<Self>, device: &BoundGuard<'_>) -> Result<Asid> {
+        {
+            let mut attachment = self.attachment.lock();
+            if let Some(attachment) = &*attachment {
+                return Ok(attachment.asid);
+            }
+            let table = PageTable::new(device.as_ref())?;
+            let asid = self.function.spaces.add(self, &table)?;
+            *attachment = Some(Attachment { asid, table });
+        }
+        // Blocks that come later attach themselves.
+        let mut next = 0;
+        while let Some(block) = self.next_block(next) {
+            next = block.index + 1;
+            self.attach_block(&block)?;
+        }
+        let attachment = self.attachment.lock();
+        attachment.as_ref().map(|one| one.asid).ok_or(ENODEV)
+    }
+
+    /// Lets the device know a block, if it knows the space.
+    fn attach_block(&self, block: &Block) -> Result {
+        let mut locked = block.lock();
+        let mut attachment = self.attachment.lock();
+        if let Some(attachment) = &mut *attachment {
+            let device = self.function.enter()?;
+            let at = locked.leaf.attach(&&device)?;
+            let table = &mut attachment.table;
+            table.set(device.as_ref(), block.index, at)?;
+        }
+        Ok(())
+    }
+
+    /// The device shall not know the space any more, and does not use it. To be called before it is unbound.
+    pub(crate) fn detach(&self, device: &pci::Device<Bound>) {
+        let attachment = self.attachment.lock().take();
+        let Some(attachment) = attachment else {
+            return;
+        };
+        self.function.spaces.retire(attachment.asid);
+        // Numbers are used again only after this. Where the device does not do it it is gone, or is reset before it does anything else.
+        let _ = self.function.invalidate(attachment.asid, 0, 0);
+        let mut next = 0;
+        while let Some(block) = self.next_block(next) {
+            next = block.index + 1;
+            block.lock().leaf.detach(&device.as_ref());
+        }
+        self.function.spaces.release(attachment.asid);
     }
 
     /// The first block from `index` on that is there.
@@ -176,6 +255,15 @@ impl Space {
             }
             self.learn_used(block, &revocation.pages);
         }
+        let invalidate = &revocation.invalidate;
+        if let (Some(first), Some(last)) = (invalidate.first(), invalidate.last_before(PAGES)) {
+            let asid = self.attachment.lock().as_ref().map(|one| one.asid);
+            if let Some(asid) = asid {
+                let pages = (last.get() - first.get()) as u64 + 1;
+                let first = block.first_page() + first.get() as u64;
+                self.function.invalidate(asid, first, pages)?;
+            }
+        }
         block.drain();
         Ok(())
     }
@@ -222,8 +310,10 @@ impl Space {
                 self.reserved.store(true, Release);
             }
             self.bytes.store(bytes, Release);
+            self.tell_size();
         } else {
             self.bytes.store(bytes, Release);
+            self.tell_size();
             self.mapping.unmap(bytes / PAGE, (now - bytes) / PAGE);
             self.forget(bytes / PAGE..now / PAGE, true);
             if was_reserved {
@@ -238,6 +328,14 @@ impl Space {
             self.function.ordinary.wake();
         }
         Ok(())
+    }
+
+    /// Tells the device the size.
+    fn tell_size(&self) {
+        if let Some(attachment) = &*self.attachment.lock() {
+            let spaces = &self.function.spaces;
+            spaces.resized(attachment.asid, self, &attachment.table);
+        }
     }
 
     /// Forgets the contents of `pages`. `scrub`: their frames are zeroed at once, as far as the device does it; others are dirty.
@@ -281,6 +379,7 @@ impl Space {
         locked.forgotten(&revocation.pages, block, scrub && result.is_ok());
         if locked.is_empty() {
             locked.kill();
+            self.detach_block(block, &mut locked);
             drop(locked);
             // CAST: it was found there.
             drop(self.blocks.remove(block.index as usize));
@@ -288,6 +387,19 @@ impl Space {
             drop(locked);
         }
         block.touch();
+    }
+
+    /// The device shall not know a block any more, of which it uses nothing.
+    fn detach_block(&self, block: &Block, locked: &mut Locked<'_>) {
+        let mut attachment = self.attachment.lock();
+        if let (Some(attachment), Ok(device)) = (&mut *attachment, self.function.enter()) {
+            attachment.table.clear(block.index);
+            // The device may be reading the leaf until this has ended.
+            let pages = PAGES as u64;
+            let asid = attachment.asid;
+            let _ = self.function.invalidate(asid, block.first_page(), pages);
+            locked.leaf.detach(&&device);
+        }
     }
 
     /// Forgets the contents of `bytes`. See `VFETCH_IOC_DISCARD`.
@@ -310,6 +422,7 @@ impl Space {
         let device = self.function.enter();
         let mut changing = self.changing.lock();
         changing.closed = true;
+        self.end_jobs();
         let pages = self.pages();
         self.bytes.store(0, Release);
         self.forget(0..pages, device.is_ok());
@@ -317,9 +430,12 @@ impl Space {
             // CAST: it was a `u32` when it was promised.
             self.function.memory.unpromise(pages as u32);
         }
+        if let Ok(device) = &device {
+            self.detach(device);
+        }
         drop(changing);
         drop(device);
-        self.function.spaces.fetch_sub(1, Relaxed);
+        self.function.files.fetch_sub(1, Relaxed);
     }
 }
 

@@ -72,4 +72,7 @@ counters!(
     bad_completions,
     slot_waits,
     host_faults,
+    device_faults,
+    fault_batches,
+    invalidations,
 );

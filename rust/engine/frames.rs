@@ -87,6 +87,12 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         })
     }
 
+    /// All frames.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.total
+    }
+
     /// Frames that nobody has and that are promised to nobody.
     #[must_use]
     pub fn available(&self) -> u32 {

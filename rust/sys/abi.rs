@@ -31,11 +31,18 @@ macro_rules! plain_data {
 }
 
 plain_data!(
+    vfetch_as,
+    vfetch_cancel,
     vfetch_completion,
     vfetch_desc,
+    vfetch_fault,
     vfetch_info,
+    vfetch_job,
+    vfetch_pt_block,
     vfetch_range,
     vfetch_sg,
     vfetch_size,
     vfetch_stats,
+    vfetch_submit,
+    vfetch_wait,
 );

@@ -8,13 +8,23 @@
 use core::ptr::NonNull;
 
 use kernel::bindings;
+use kernel::device::Device;
+use kernel::dma::DmaAddress;
 use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 
+use super::device::as_raw;
+use super::host_memory::KeepsBound;
 use super::host_page::{BorrowedPage, HostPage};
+use super::shim;
 use crate::sys::abi as hw;
 
 const ENTRIES: usize = hw::VFETCH_PT_ENTRIES as usize;
 
+/// The bits of entries.
+const VALID: u64 = hw::VFETCH_PT_VALID as u64;
+const WRITE: u64 = hw::VFETCH_PTE_WRITE as u64;
+const REMOTE: u64 = hw::VFETCH_PTE_REMOTE as u64;
 /// An entry that is not valid: its other bits are a page of host memory. Such pointers are multiples of more than this.
 const HOST: u64 = 0x8;
 /// The entry's address is a frame. The device ignores it in valid entries too.
@@ -22,7 +32,7 @@ const FRAME: u64 = 0x10;
 
 const _: () = {
     assert!(FRAME & hw::VFETCH_PTE_IGNORED as u64 == FRAME);
-    assert!(HOST & hw::VFETCH_PT_VALID as u64 == 0);
+    assert!(HOST & (VALID | WRITE | REMOTE) == 0);
     assert!(core::mem::align_of::<bindings::page>() as u64 > HOST);
     assert!(core::mem::size_of::<Entries>() == 1 << hw::VFETCH_PAGE_SHIFT);
 };
@@ -41,21 +51,61 @@ pub(crate) enum Place {
 #[derive(Zeroable)]
 struct Entries([u64; ENTRIES]);
 
+/// What the device says of each page.
+#[repr(C, align(512))]
+#[derive(Zeroable)]
+struct Marks([u8; ENTRIES]);
+
+/// Pages of host memory that the device reaches, or may remember that it does.
+#[derive(Zeroable)]
+struct Remote([RemotePage; ENTRIES]);
+
+#[derive(Clone, Copy, Zeroable)]
+struct RemotePage {
+    /// Where it is mapped for the device; only if `mapped`.
+    bus: DmaAddress,
+    mapped: bool,
+    /// The page, while its entry is valid.
+    page: Option<NonNull<bindings::page>>,
+}
+
+/// Where a device finds a leaf.
+#[derive(Clone, Copy)]
+pub(crate) struct LeafAddress {
+    /// Of the entries.
+    pub(crate) leaf: DmaAddress,
+    /// Of the marks.
+    pub(crate) marks: DmaAddress,
+}
+
 /// The places of the pages of a block. Pages are numbered from 0; those that a block has not are nowhere.
 ///
 /// # Invariants
 ///
-/// An entry is 0; or has `FRAME`; or is not valid, has `HOST` and is otherwise a pointer to a page to which the leaf has a reference.
+/// - An entry is 0; or has `FRAME`; or is not valid, has `HOST` and is otherwise a pointer to a page to which the leaf has a reference; or
+///   is valid, has `REMOTE`, and its page in `remote` is one to which the leaf has a reference.
+/// - If it is attached, entries and marks are mapped for that device, and so are the pages that `remote` says are mapped. The device is bound.
 pub(crate) struct Leaf {
     entries: KBox<Entries>,
+    marks: Option<KBox<Marks>>,
+    remote: Option<KBox<Remote>>,
+    attached: Option<(ARef<Device>, LeafAddress)>,
 }
+
+// SAFETY: References to pages may be used and dropped by any thread.
+unsafe impl Send for Leaf {}
+// SAFETY: As above; nothing is changed through a shared reference.
+unsafe impl Sync for Leaf {}
 
 impl Leaf {
     /// All pages are nowhere. ENOMEM.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            // INVARIANT: All are 0.
+            // INVARIANT: All are 0, and nothing is attached.
             entries: KBox::init(pin_init::init_zeroed::<Entries>(), GFP_KERNEL_ACCOUNT)?,
+            marks: None,
+            remote: None,
+            attached: None,
         })
     }
 
@@ -65,14 +115,28 @@ impl Leaf {
 
     /// Writes an entry as a whole: the device may be reading it.
     fn set(&mut self, page: usize, entry: u64) {
-        if let Some(place) = self.entries.0.get_mut(page) {
-            // SAFETY: It is a reference to an aligned word of ours.
-            unsafe { core::ptr::from_mut(place).write_volatile(entry) };
+        let Some(place) = self.entries.0.get_mut(page) else {
+            return;
+        };
+        // SAFETY: It is a reference to an aligned word of ours.
+        unsafe { core::ptr::from_mut(place).write_volatile(entry) };
+        if let Some((device, address)) = &self.attached {
+            let at = address.leaf.saturating_add(8 * page as u64);
+            // SAFETY: By the invariants it is mapped like this.
+            unsafe { shim::vfetch_dma_sync_for_device(as_raw(device), at, 8) };
         }
     }
 
-    fn host_pointer(entry: u64) -> Option<NonNull<bindings::page>> {
-        if entry & (HOST | hw::VFETCH_PT_VALID as u64) != HOST {
+    fn remote_page(&self, page: usize) -> Option<RemotePage> {
+        self.remote.as_ref()?.0.get(page).copied()
+    }
+
+    fn host_pointer(&self, page: usize) -> Option<NonNull<bindings::page>> {
+        let entry = self.entry(page);
+        if entry & (REMOTE | VALID) == REMOTE | VALID {
+            return self.remote_page(page)?.page;
+        }
+        if entry & (HOST | VALID) != HOST {
             return None;
         }
         // CAST: pointers have 64 bits.
@@ -82,15 +146,17 @@ impl Leaf {
     /// The frame that a page is in.
     pub(crate) fn frame(&self, page: usize) -> Option<u32> {
         let entry = self.entry(page);
+        // A pointer may have the bit too.
+        let framed = entry & FRAME != 0 && entry & (HOST | VALID) != HOST;
         // CAST: a frame's number was put there.
-        (entry & FRAME != 0)
-            .then_some(((entry & hw::VFETCH_PTE_ADDRESS) >> hw::VFETCH_PAGE_SHIFT) as u32)
+        framed.then_some(((entry & hw::VFETCH_PTE_ADDRESS) >> hw::VFETCH_PAGE_SHIFT) as u32)
     }
 
     /// The page of host memory that a page is in.
     pub(crate) fn host(&self, page: usize) -> Option<BorrowedPage<'_>> {
         // SAFETY: By the invariants the leaf has a reference, and keeps it for as long as it is borrowed.
-        Self::host_pointer(self.entry(page)).map(|page| unsafe { BorrowedPage::from_raw(page) })
+        self.host_pointer(page)
+            .map(|page| unsafe { BorrowedPage::from_raw(page) })
     }
 
     /// Says where a page is from now on; what was there is dropped. The device may not reach it.
@@ -109,24 +175,24 @@ impl Leaf {
         self.set(page, entry);
     }
 
-    /// Takes away where a page is: it is nowhere.
+    /// Takes away where a page is: it is nowhere. The device does not use it any more.
     pub(crate) fn take(&mut self, page: usize) -> Place {
-        let entry = self.entry(page);
-        let place = match Self::host_pointer(entry) {
+        let place = match self.host_pointer(page) {
             // SAFETY: By the invariants the reference is ours, and we forget it below.
-            Some(page) => Place::Host(unsafe { HostPage::from_raw(page) }),
+            Some(pointer) => Place::Host(unsafe { HostPage::from_raw(pointer) }),
             None => self.frame(page).map_or(Place::Nowhere, Place::Frame),
         };
         self.set(page, 0);
+        self.unmap_remote(page);
         place
     }
 
     /// Lets the device reach the frame that a page is in, or nothing if it is in none.
     pub(crate) fn allow(&mut self, page: usize, write: bool) {
         if self.frame(page).is_some() {
-            let rights = hw::VFETCH_PT_VALID | if write { hw::VFETCH_PTE_WRITE } else { 0 };
+            let rights = if write { VALID | WRITE } else { VALID };
             let address = self.entry(page) & (hw::VFETCH_PTE_ADDRESS | FRAME);
-            self.set(page, address | u64::from(rights));
+            self.set(page, address | rights);
         }
     }
 
@@ -134,18 +200,165 @@ impl Leaf {
     /// invalidated.
     pub(crate) fn forbid(&mut self, page: usize) -> bool {
         let entry = self.entry(page);
-        let valid = entry & u64::from(hw::VFETCH_PT_VALID) != 0;
-        if valid {
-            self.set(page, entry & (hw::VFETCH_PTE_ADDRESS | FRAME));
+        if entry & VALID == 0 {
+            return false;
         }
-        valid
+        match self.host_pointer(page) {
+            // INVARIANT: The reference goes from `remote` to the entry.
+            // CAST: pointers have 64 bits.
+            Some(pointer) => self.set(page, pointer.as_ptr() as u64 | HOST),
+            None => self.set(page, entry & (hw::VFETCH_PTE_ADDRESS | FRAME)),
+        }
+        true
+    }
+
+    // ---- Devices --------------------------------------------------------------------------------
+
+    /// Lets a device read the entries and write the marks. ENOMEM, EIO. It must be [detached](Self::detach) before the device is unbound.
+    pub(crate) fn attach(&mut self, device: &impl KeepsBound) -> Result<LeafAddress> {
+        if let Some((_, address)) = &self.attached {
+            return Ok(*address);
+        }
+        if self.marks.is_none() {
+            self.marks = Some(KBox::init(
+                pin_init::init_zeroed::<Marks>(),
+                GFP_KERNEL_ACCOUNT,
+            )?);
+        }
+        let marks = self.marks.as_deref_mut().ok_or(ENOMEM)?;
+        let raw = as_raw(device.device());
+        let (mut leaf_at, mut marks_at) = (0, 0);
+        // SAFETY: The device is bound; both are memory of ours, from the allocator, that stays until `detach` has unmapped it, or for ever.
+        unsafe {
+            let entries: *mut Entries = &mut *self.entries;
+            if !shim::vfetch_dma_map(raw, entries.cast(), size_of::<Entries>(), &mut leaf_at) {
+                return Err(EIO);
+            }
+            let marks: *mut Marks = marks;
+            if !shim::vfetch_dma_map(raw, marks.cast(), size_of::<Marks>(), &mut marks_at) {
+                shim::vfetch_dma_unmap(raw, leaf_at, size_of::<Entries>());
+                return Err(EIO);
+            }
+        }
+        let address = LeafAddress {
+            leaf: leaf_at,
+            marks: marks_at,
+        };
+        // INVARIANT: Both are mapped.
+        self.attached = Some((device.device().into(), address));
+        Ok(address)
+    }
+
+    /// The device, which does not use the leaf any more, need not reach it, nor pages of host memory.
+    pub(crate) fn detach(&mut self, device: &impl KeepsBound) {
+        let same = |(attached, _): &(ARef<Device>, LeafAddress)| {
+            as_raw(attached) == as_raw(device.device())
+        };
+        if !self.attached.as_ref().is_some_and(same) {
+            return;
+        }
+        for page in 0..ENTRIES {
+            self.forbid(page);
+            self.unmap_remote(page);
+        }
+        if let Some((_, address)) = self.attached.take() {
+            let raw = as_raw(device.device());
+            // SAFETY: By the invariants they are mapped like this, and the device is bound.
+            unsafe {
+                shim::vfetch_dma_unmap(raw, address.leaf, size_of::<Entries>());
+                shim::vfetch_dma_unmap(raw, address.marks, size_of::<Marks>());
+            }
+        }
+    }
+
+    /// Lets the attached device reach a page that is in host memory, there. EINVAL if it is not, or nothing is attached; ENOMEM, EIO.
+    pub(crate) fn allow_remote(&mut self, page: usize) -> Result {
+        let pointer = self.host_pointer(page).ok_or(EINVAL)?;
+        if self.remote.is_none() {
+            self.remote = Some(KBox::init(
+                pin_init::init_zeroed::<Remote>(),
+                GFP_KERNEL_ACCOUNT,
+            )?);
+        }
+        let (device, _) = self.attached.as_ref().ok_or(EINVAL)?;
+        let remote = self.remote.as_deref_mut().ok_or(ENOMEM)?;
+        let one = remote.0.get_mut(page).ok_or(EINVAL)?;
+        if !one.mapped {
+            // SAFETY: By the invariants the device is bound, and the page ours until it was unmapped.
+            if !unsafe {
+                shim::vfetch_dma_map_page(as_raw(device), pointer.as_ptr(), &mut one.bus)
+            } {
+                return Err(EIO);
+            }
+            // INVARIANT: It is mapped.
+            one.mapped = true;
+        }
+        // INVARIANT: The reference goes from the entry to `remote`.
+        one.page = Some(pointer);
+        let bus = one.bus;
+        self.set(
+            page,
+            bus & hw::VFETCH_PTE_ADDRESS | VALID | WRITE | REMOTE,
+        );
+        Ok(())
+    }
+
+    /// Unmaps a page of host memory that the device does not use any more.
+    fn unmap_remote(&mut self, page: usize) {
+        let Some((device, _)) = &self.attached else {
+            return;
+        };
+        let remote = self.remote.as_deref_mut();
+        if let Some(one) = remote.and_then(|remote| remote.0.get_mut(page)) {
+            if one.mapped {
+                // SAFETY: By the invariants it is mapped like this, and the device is bound.
+                unsafe { shim::vfetch_dma_unmap(as_raw(device), one.bus, 1 << hw::VFETCH_PAGE_SHIFT) };
+                // INVARIANT: It is not any more.
+                one.mapped = false;
+            }
+            one.page = None;
+        }
+    }
+
+    /// What the device has said of a page since it was last asked: `VFETCH_MARK_*`. It says it again only after its entry was invalidated.
+    pub(crate) fn take_marks(&mut self, page: usize) -> u32 {
+        let (Some((device, address)), Some(marks)) = (&self.attached, &mut self.marks) else {
+            return 0;
+        };
+        let Some(mark) = marks.0.get_mut(page) else {
+            return 0;
+        };
+        let at = address.marks.saturating_add(page as u64);
+        let mark = core::ptr::from_mut(mark);
+        // SAFETY: By the invariants it is mapped like this. The device may be writing the byte, of which any value is valid.
+        unsafe {
+            shim::vfetch_dma_sync_for_cpu(as_raw(device), at, 1);
+            let value = mark.read_volatile();
+            if value != 0 {
+                mark.write_volatile(0);
+                shim::vfetch_dma_sync_for_device(as_raw(device), at, 1);
+            }
+            u32::from(value)
+        }
     }
 }
 
 impl Drop for Leaf {
     fn drop(&mut self) {
         for page in 0..ENTRIES {
-            drop(self.take(page));
+            // Where it is attached all the same, what the device may reach is not given back.
+            if self.attached.is_none() || self.entry(page) & VALID == 0 {
+                drop(self.take(page));
+            }
+        }
+        if self.attached.is_some() {
+            kernel::pr_warn_once!("a page table's leaf was still attached\n");
+            if let Some(marks) = self.marks.take() {
+                core::mem::forget(marks);
+            }
+            if let Ok(new) = KBox::init(pin_init::init_zeroed::<Entries>(), GFP_KERNEL) {
+                core::mem::forget(core::mem::replace(&mut self.entries, new));
+            }
         }
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Ready {
     pub(crate) read: bool,
     /// A write would not wait.
     pub(crate) write: bool,
+    /// A job has ended.
+    pub(crate) job: bool,
     /// Something is wrong that the caller should look at.
     pub(crate) error: bool,
     /// The device is gone.
@@ -442,6 +444,7 @@ impl<T: OpenFile> Operations<T> {
         for (is, bits) in [
             (ready.read, bindings::POLLIN | bindings::POLLRDNORM),
             (ready.write, bindings::POLLOUT | bindings::POLLWRNORM),
+            (ready.job, bindings::POLLPRI),
             (ready.error, bindings::POLLERR),
             (ready.hangup, bindings::POLLHUP),
         ] {

@@ -5,7 +5,9 @@
  * decides anything.
  */
 #include <linux/anon_inodes.h>
+#include <linux/dma-mapping.h>
 #include <linux/err.h>
+#include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -146,6 +148,54 @@ size_t vfetch_page_from_iter(struct page *page, size_t offset, size_t bytes, str
 	pagefault_enable();
 	return copied;
 }
+
+/* ---- Memory that a device reads and writes where it is ----------------------- */
+
+bool vfetch_dma_map(struct device *dev, void *memory, size_t bytes, dma_addr_t *at)
+{
+	*at = dma_map_single(dev, memory, bytes, DMA_BIDIRECTIONAL);
+	return !dma_mapping_error(dev, *at);
+}
+
+bool vfetch_dma_map_page(struct device *dev, struct page *page, dma_addr_t *at)
+{
+	*at = dma_map_page(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL);
+	return !dma_mapping_error(dev, *at);
+}
+
+void vfetch_dma_unmap(struct device *dev, dma_addr_t at, size_t bytes)
+{
+	dma_unmap_single(dev, at, bytes, DMA_BIDIRECTIONAL);
+}
+
+void vfetch_dma_sync_for_device(struct device *dev, dma_addr_t at, size_t bytes)
+{
+	dma_sync_single_for_device(dev, at, bytes, DMA_BIDIRECTIONAL);
+}
+
+void vfetch_dma_sync_for_cpu(struct device *dev, dma_addr_t at, size_t bytes)
+{
+	dma_sync_single_for_cpu(dev, at, bytes, DMA_BIDIRECTIONAL);
+}
+
+/* ---- Events --------------------------------------------------------------------- */
+
+struct eventfd_ctx *vfetch_eventfd_get(int fd)
+{
+	return eventfd_ctx_fdget(fd);
+}
+
+void vfetch_eventfd_signal(struct eventfd_ctx *event)
+{
+	eventfd_signal(event);
+}
+
+void vfetch_eventfd_put(struct eventfd_ctx *event)
+{
+	eventfd_ctx_put(event);
+}
+
+/* ---- Tables ------------------------------------------------------------------- */
 
 void vfetch_xa_init(struct xarray *xa)
 {

@@ -5,6 +5,8 @@
 
 #include <linux/types.h>
 
+struct device;
+struct eventfd_ctx;
 struct file;
 struct iov_iter;
 struct kiocb;
@@ -51,6 +53,14 @@ bool vfetch_vma_shared(const struct vm_area_struct *vma);
 void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place *place);
 unsigned long vfetch_fault_insert(const struct vm_fault *vmf, unsigned long at,
 				  struct page **pages, unsigned long count);
+bool vfetch_dma_map(struct device *dev, void *memory, size_t bytes, dma_addr_t *at);
+bool vfetch_dma_map_page(struct device *dev, struct page *page, dma_addr_t *at);
+void vfetch_dma_unmap(struct device *dev, dma_addr_t at, size_t bytes);
+void vfetch_dma_sync_for_device(struct device *dev, dma_addr_t at, size_t bytes);
+void vfetch_dma_sync_for_cpu(struct device *dev, dma_addr_t at, size_t bytes);
+struct eventfd_ctx *vfetch_eventfd_get(int fd);
+void vfetch_eventfd_signal(struct eventfd_ctx *event);
+void vfetch_eventfd_put(struct eventfd_ctx *event);
 void vfetch_xa_init(struct xarray *xa);
 void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry);
 struct file *vfetch_fault_unlock(struct vm_fault *vmf);

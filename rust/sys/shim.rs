@@ -58,6 +58,39 @@ extern "C" {
     pub(super) fn vfetch_iter_zero(iter: *mut bindings::iov_iter, bytes: usize) -> usize;
     /// A page for user space, charged to the caller's memory cgroup, or NULL.
     pub(super) fn vfetch_page_alloc(zeroed: bool) -> *mut bindings::page;
+    /// Maps memory from the allocator for a device, which must be bound. `false` if it cannot be.
+    pub(super) fn vfetch_dma_map(
+        dev: *mut bindings::device,
+        memory: *mut core::ffi::c_void,
+        bytes: usize,
+        at: *mut bindings::dma_addr_t,
+    ) -> bool;
+    /// The same for a page, to which the caller has a reference.
+    pub(super) fn vfetch_dma_map_page(
+        dev: *mut bindings::device,
+        page: *mut bindings::page,
+        at: *mut bindings::dma_addr_t,
+    ) -> bool;
+    /// Unmaps what either of them has mapped.
+    pub(super) fn vfetch_dma_unmap(dev: *mut bindings::device, at: bindings::dma_addr_t, bytes: usize);
+    /// Shows the device what was written to a part of what is mapped.
+    pub(super) fn vfetch_dma_sync_for_device(
+        dev: *mut bindings::device,
+        at: bindings::dma_addr_t,
+        bytes: usize,
+    );
+    /// Shows us what the device has written to a part of what is mapped.
+    pub(super) fn vfetch_dma_sync_for_cpu(
+        dev: *mut bindings::device,
+        at: bindings::dma_addr_t,
+        bytes: usize,
+    );
+    /// The context of an eventfd, with a reference for the caller, or an `ERR_PTR`.
+    pub(super) fn vfetch_eventfd_get(fd: c_int) -> *mut bindings::eventfd_ctx;
+    /// Signals `event`, to which the caller has a reference.
+    pub(super) fn vfetch_eventfd_signal(event: *mut bindings::eventfd_ctx);
+    /// Drops a reference.
+    pub(super) fn vfetch_eventfd_put(event: *mut bindings::eventfd_ctx);
     /// Makes an empty array of `xa`, which must be valid for writes.
     pub(super) fn vfetch_xa_init(xa: *mut bindings::xarray);
     /// Stores `entry` at `index` of `xa`, which must be locked, unless something is there: that is returned then, or an

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel crate's time lacks.
+//! Time and chance.
 
 use kernel::bindings;
 
@@ -9,4 +9,10 @@ pub(crate) fn now_ns() -> u64 {
     // SAFETY: No requirements.
     // CAST: it is not negative.
     unsafe { bindings::ktime_get() as u64 }
+}
+
+/// A random number; all values are equally likely.
+pub(crate) fn random() -> u32 {
+    // SAFETY: No requirements.
+    unsafe { bindings::get_random_u32() }
 }

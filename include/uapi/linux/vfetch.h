@@ -69,6 +69,7 @@
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
+#include <linux/vfetch_job.h>
 
 /* Changes only when an old program would misunderstand a new driver. */
 #define VFETCH_ABI_VERSION	1
@@ -178,6 +179,9 @@ struct vfetch_info {
  * @device_queue_errors: likewise, times that a queue stopped
  * @device_time_ns: device clock when the counters were read
  * @host_faults: faults of processes that have a space mapped
+ * @device_faults: faults of jobs
+ * @fault_batches: batches in which they were served
+ * @invalidations: of the device's memory of page tables
  */
 struct vfetch_stats {
 	__u32 flags;
@@ -207,6 +211,9 @@ struct vfetch_stats {
 	__u64 device_queue_errors;
 	__u64 device_time_ns;
 	__u64 host_faults;
+	__u64 device_faults;
+	__u64 fault_batches;
+	__u64 invalidations;
 };
 
 /**
@@ -252,9 +259,76 @@ struct vfetch_range {
 	__u64 bytes;
 };
 
+/**
+ * struct vfetch_submit - a job for the function to compute on this file's space
+ * @flags: in: VFETCH_SUBMIT_EVENTFD or 0
+ * @eventfd: in: with VFETCH_SUBMIT_EVENTFD, an eventfd that is signalled when the job has ended; else 0
+ * @id: out: names the job in VFETCH_IOC_WAIT and _CANCEL; not 0
+ * @job: in: the job (linux/vfetch_job.h)
+ *
+ * Returns when the device has the job, which runs beside other jobs of this and other spaces. Pages that it
+ * touches come to the device as it touches them; the host may use the space meanwhile. A job that
+ * has ended is kept until it is waited for, or the file is closed, which cancels those that run.
+ *
+ * Errors: EINVAL the job is wrong in a way that can be known beforehand; EAGAIN 64 jobs were not waited for,
+ * or O_NONBLOCK and the device's queue is full; EBADF no such eventfd; ENOMEM; ENOSPC too many spaces
+ * of the function have jobs; EOPNOTSUPP the device computes nothing; EINTR a signal came first.
+ */
+struct vfetch_submit {
+	__u32 flags;
+	__s32 eventfd;
+	__u64 id;
+	struct vfetch_job job;
+};
+
+#define VFETCH_SUBMIT_EVENTFD	0x1
+
+/**
+ * struct vfetch_wait - waits for a job
+ * @flags: in: must be 0
+ * @status: out: 0, or why the job ended: EINVAL a bad argument; ERANGE it left the space, at the offset @value; EIO
+ *	it touched a lost page, or its queue was reset; ENOSPC there was no room for what it wrote;
+ *	ECANCELED; ENODEV the device is gone
+ * @id: in: of the job
+ * @timeout_ns: in: for how long to wait at most; negative: for ever. Rounded up to milliseconds
+ * @value: out: of the job, by its kind
+ * @time_ns: out: when it ended, by the device's clock (vfetch_stats.device_time_ns)
+ *
+ * When this returns 0 everything that the job has written is visible, and the job is forgotten.
+ *
+ * Errors: ENOENT no such job; ETIME it has not ended; EINTR a signal came first.
+ */
+struct vfetch_wait {
+	__u32 flags;
+	__u32 status;
+	__u64 id;
+	__s64 timeout_ns;
+	__u64 value;
+	__u64 time_ns;
+};
+
+/**
+ * struct vfetch_cancel - ends a job
+ * @flags: in: must be 0
+ * @reserved: in: must be 0
+ * @id: in: of the job
+ *
+ * When this returns 0 the job has ended; what it has written until then stays. It is still to be waited for.
+ *
+ * Errors: ENOENT no such job; EIO the device does not end it: its queue is being reset.
+ */
+struct vfetch_cancel {
+	__u32 flags;
+	__u32 reserved;
+	__u64 id;
+};
+
 #define VFETCH_IOC_GET_INFO	_IOWR(VFETCH_IOC_MAGIC, 0x00, struct vfetch_info)
 #define VFETCH_IOC_GET_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x01, struct vfetch_stats)
 #define VFETCH_IOC_SET_SIZE	_IOW(VFETCH_IOC_MAGIC, 0x02, struct vfetch_size)
 #define VFETCH_IOC_DISCARD	_IOW(VFETCH_IOC_MAGIC, 0x03, struct vfetch_range)
+#define VFETCH_IOC_SUBMIT	_IOWR(VFETCH_IOC_MAGIC, 0x04, struct vfetch_submit)
+#define VFETCH_IOC_WAIT		_IOWR(VFETCH_IOC_MAGIC, 0x05, struct vfetch_wait)
+#define VFETCH_IOC_CANCEL	_IOW(VFETCH_IOC_MAGIC, 0x06, struct vfetch_cancel)
 
 #endif /* _UAPI_LINUX_VFETCH_H */

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults of jobs: taken from the device's ring in batches, served block by block, and replayed.
+//!
+//! All transfers of a batch are in flight together. A strand goes on when the page it waits for has arrived; what the engine
+//! wants to come along follows behind, and nobody waits for it here.
+
+use core::mem::offset_of;
+
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, new_spinlock_irq, Arc, Mutex, SpinLockIrq};
+
+use super::address_space::Asid;
+use super::block::Block;
+use super::function::Function;
+use super::migrate::Move;
+use super::regs::Registers;
+use super::space::{index_of, Space};
+use crate::engine::frames::FrameRun;
+use crate::engine::mask::{PageMask, Region, PAGES};
+use crate::engine::owner::Page;
+use crate::engine::prefetch::{Location, Outcome};
+use crate::sys::abi as hw;
+use crate::sys::leaf::Place;
+use crate::sys::pci::BoundHold;
+use crate::sys::ring::SharedArray;
+use crate::sys::wait::Signals;
+
+/// Most faults of a batch.
+const BATCH: usize = 256;
+/// log2 of the ring's entries.
+const ORDER: u32 = 10;
+/// The MSI-X vector of faults, behind those of the queues.
+pub(crate) const VECTOR: u32 = 3;
+/// Records that send a message at once, and the age at which fewer do: a batch of parallel strands comes within that.
+const MIN: u32 = 32;
+const WAIT_NS: u32 = 2000;
+
+const _: () = assert!(ORDER <= hw::VFETCH_FAULT_MAX_ORDER);
+const _: () = assert!(VECTOR < hw::VFETCH_MSIX_VECTORS);
+
+/// A fault, as far as it matters.
+#[derive(Clone, Copy)]
+struct Fault {
+    asid: Asid,
+    /// Of the space.
+    page: u64,
+    write: bool,
+    /// The job's transaction.
+    job: u64,
+}
+
+struct Ring {
+    /// `None` once the function is unbound.
+    records: Option<SharedArray<hw::vfetch_fault>>,
+    /// Free-running, as the device counts.
+    head: u16,
+}
+
+/// The ring in which the device tells of faults.
+#[pin_data]
+pub(crate) struct FaultRing {
+    registers: Arc<Registers>,
+    #[pin]
+    ring: SpinLockIrq<Ring>,
+    /// The batch that is being served: by one thread.
+    #[pin]
+    batch: Mutex<KVec<Fault>>,
+    /// The function while it is bound. It has a reference to this: the circle is broken by [`close`](Self::close).
+    #[pin]
+    function: Mutex<Option<Arc<Function>>>,
+}
+
+impl FaultRing {
+    /// One that is not enabled. ENOMEM.
+    pub(crate) fn new(
+        device: &kernel::device::Device<kernel::device::Bound>,
+        registers: Arc<Registers>,
+    ) -> Result<Arc<Self>> {
+        let ring = Ring {
+            records: Some(SharedArray::new(device, 1 << ORDER)?),
+            head: 0,
+        };
+        let batch = KVec::with_capacity(BATCH, GFP_KERNEL)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                registers,
+                ring <- new_spinlock_irq!(ring, "vfetch: fault ring"),
+                batch <- new_mutex!(batch, "vfetch: batch of faults"),
+                function <- new_mutex!(None, "vfetch: function of faults"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Names the function.
+    pub(crate) fn open(&self, function: Arc<Function>) {
+        *self.function.lock() = Some(function);
+    }
+
+    /// Serves no more faults, and waits for those that are being served.
+    pub(crate) fn close(&self) {
+        let function = self.function.lock().take();
+        drop(self.batch.lock());
+        drop(function);
+    }
+
+    /// Enables it, empty. The device's is disabled: it was reset, or never enabled.
+    pub(crate) fn start(&self) -> Result {
+        let mut ring = self.ring.lock();
+        ring.head = 0;
+        let records = ring.records.as_ref().ok_or(ENODEV)?;
+        records.clear();
+        let registers = &self.registers;
+        registers.write64(hw::VFETCH_REG_FAULT_BASE, records.address(0))?;
+        registers.write32(hw::VFETCH_REG_FAULT_ORDER, ORDER)?;
+        registers.write32(hw::VFETCH_REG_FAULT_VECTOR, VECTOR)?;
+        registers.write32(hw::VFETCH_REG_FAULT_MIN, MIN)?;
+        registers.write32(hw::VFETCH_REG_FAULT_WAIT_NS, WAIT_NS)?;
+        registers.write32(hw::VFETCH_REG_FAULT_CONTROL, hw::VFETCH_FCTL_ENABLE)?;
+        let status = registers.read32(hw::VFETCH_REG_FAULT_STATUS)?;
+        if status == hw::VFETCH_FSTAT_ENABLED {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    }
+
+    /// Disables it.
+    pub(crate) fn stop(&self) {
+        // An error means that the function was unbound.
+        let _ = self
+            .registers
+            .write32(hw::VFETCH_REG_FAULT_CONTROL, hw::VFETCH_FCTL_RESET);
+    }
+
+    /// Frees what it shares with the device, which does not use it any more.
+    pub(crate) fn free(&self) {
+        let records = self.ring.lock().records.take();
+        // Not under the lock: freeing coherent memory wants interrupts enabled.
+        drop(records);
+    }
+
+    /// Takes records into `batch`, as many as there are and as it has room for.
+    fn take(&self, batch: &mut KVec<Fault>) {
+        batch.clear();
+        let mut ring = self.ring.lock();
+        let ring = &mut *ring;
+        let Some(records) = &ring.records else {
+            return;
+        };
+        while batch.len() < BATCH {
+            let index = usize::from(ring.head) & ((1 << ORDER) - 1);
+            // 1 in the first pass over the ring, 0 in the second, and so on.
+            let phase = !(ring.head >> ORDER) & 1;
+            let record = records.read_if(index, offset_of!(hw::vfetch_fault, phase), |field| {
+                field & 1 == phase
+            });
+            let Some(record) = record else {
+                break;
+            };
+            ring.head = ring.head.wrapping_add(1);
+            // The device is not trusted: what makes no sense is not served.
+            let Some(asid) = Asid::from_raw(record.asid) else {
+                continue;
+            };
+            let fault = Fault {
+                asid,
+                page: record.page,
+                write: u32::from(record.access) == hw::VFETCH_ACCESS_WRITE,
+                job: record.job,
+            };
+            // There is room.
+            let _ = batch.push_within_capacity(fault);
+        }
+    }
+
+    /// Tells the device how far the ring was read, and to send a message for what comes after if `arm`.
+    fn tell_head(&self, arm: bool) {
+        let head = u32::from(self.ring.lock().head);
+        let disarm = if arm { 0 } else { hw::VFETCH_FAULT_DISARM };
+        // An error means that the function was unbound.
+        let _ = self
+            .registers
+            .write32(hw::VFETCH_REG_FAULT_HEAD, head | disarm);
+    }
+
+    /// Serves all faults that there are. Runs in the interrupt's thread.
+    pub(crate) fn serve(&self) {
+        let mut batch = self.batch.lock();
+        let Some(function) = self.function.lock().clone() else {
+            return;
+        };
+        loop {
+            let Ok(_device) = function.enter() else {
+                return;
+            };
+            self.take(&mut batch);
+            if batch.is_empty() {
+                // What comes between the look and this sends a message at once.
+                self.tell_head(true);
+                return;
+            }
+            self.tell_head(false);
+            function.serve_batch(&mut batch);
+        }
+    }
+}
+
+/// Something that arrives later, and pages of it that strands wait for.
+type Awaited = (Arc<Move>, PageMask);
+
+impl Function {
+    /// Serves a batch, and replays.
+    fn serve_batch(&self, batch: &mut KVec<Fault>) {
+        self.stats.device_faults.add(batch.len() as u64);
+        self.stats.fault_batches.count();
+        batch.sort_unstable_by_key(|fault| (fault.asid, fault.page, !fault.write));
+        let mut awaited: KVec<Awaited> = KVec::new();
+        let mut left: &[Fault] = batch;
+        while let Some(first) = left.first().copied() {
+            let (index, _) = index_of(first.page);
+            let same = left
+                .iter()
+                .take_while(|one| one.asid == first.asid && index_of(one.page).0 == index)
+                .count();
+            let (group, rest) = left.split_at_checked(same.max(1)).unwrap_or((left, &[]));
+            left = rest;
+            if let Some(space) = self.spaces.get(first.asid) {
+                space.serve_block(index, group, &mut awaited);
+            }
+        }
+        for (moving, pages) in &awaited {
+            for page in pages.iter() {
+                moving.finish_page(page);
+            }
+            moving.block.space.settle_arrivals(moving, pages);
+        }
+        let mut last = None;
+        for fault in batch.iter() {
+            if last.replace(fault.asid) != Some(fault.asid) {
+                // An error means that the function was unbound.
+                let _ = self.registers.write32(
+                    hw::VFETCH_REG_FAULT_REPLAY,
+                    u32::from(fault.asid.raw()),
+                );
+            }
+        }
+    }
+}
+
+impl Space {
+    /// Serves faults of one block: begins what takes time.
+    fn serve_block(self: &Arc<Self>, index: u64, faults: &[Fault], awaited: &mut KVec<Awaited>) {
+        let (mut faulted, mut written) = (PageMask::EMPTY, PageMask::EMPTY);
+        for fault in faults {
+            if fault.page >= self.pages() {
+                // The space has become smaller: the job has left it.
+                self.fail_job(fault.job, ERANGE);
+                continue;
+            }
+            let page = index_of(fault.page).1;
+            faulted.add(page);
+            if fault.write {
+                written.add(page);
+            }
+        }
+        let result = self.serve_pages(index, &faulted, &written, awaited);
+        let lost = match result {
+            Ok(lost) => lost,
+            Err(error) => {
+                for fault in faults {
+                    self.fail_job(fault.job, error);
+                }
+                return;
+            }
+        };
+        for fault in faults {
+            if lost.has(index_of(fault.page).1) {
+                self.fail_job(fault.job, EIO);
+            }
+        }
+    }
+
+    /// Serves `faulted` pages of block `index`. Returns those that are lost.
+    fn serve_pages(
+        self: &Arc<Self>,
+        index: u64,
+        faulted: &PageMask,
+        written: &PageMask,
+        awaited: &mut KVec<Awaited>,
+    ) -> Result<PageMask> {
+        loop {
+            let block = self.block_or_new(index)?;
+            let mut locked = block.lock();
+            if locked.is_dead() {
+                continue;
+            }
+            let is = |state: Page| locked.of(state).and(faulted);
+            let lost = is(Page::Lost);
+            let (absent, moving) = (is(Page::None), locked.busy().and(faulted));
+            let host = is(Page::Host { remote: false });
+            for state in [
+                Page::Host { remote: true },
+                Page::Device { window: false },
+                Page::Device { window: true },
+            ] {
+                let here = locked.of(state).and(faulted);
+                locked.grant(&here, state)?;
+            }
+            self.feedback(&mut locked, Outcome::Late, &moving);
+            for page in moving.iter() {
+                if let Some(one) = locked.move_of(page) {
+                    awaited.push((one.clone(), page.region().into()), GFP_KERNEL)?;
+                }
+            }
+            let missing = absent.or(&host);
+            if missing.is_empty() {
+                return Ok(lost);
+            }
+            let bounds = self.bounds(&block, 0..self.pages());
+            let hint = self.decide(&block, &mut locked, &missing, written, Location::Device, bounds);
+            let zeros = locked.of(Page::None).and(&hint.pages).or(&absent);
+            let wanted = host.or(&locked.movable(&hint.pages, Location::Device, false));
+            let not = hint.pages.minus(&wanted).minus(&zeros);
+            self.feedback(&mut locked, Outcome::Dropped, &not);
+            let mut began = None;
+            if !wanted.is_empty() && locked.has_room_for_move() {
+                let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
+                let generation = locked.generation();
+                let one = Move::new(&block, wanted, Location::Device, generation, hold)?;
+                if let Some(revocation) = locked.begin(&one, false) {
+                    began = Some((one, revocation));
+                }
+            } else if !wanted.is_empty() {
+                // Some move must end first.
+                let version = block.version();
+                drop(locked);
+                block.wait(version, Signals::None);
+                continue;
+            }
+            drop(locked);
+            self.zero_on_device(&block, &zeros, &absent);
+            if let Some((one, revocation)) = began {
+                match one.revoke(&revocation) {
+                    Ok(()) => one.submit(&host, false),
+                    Err(error) => one.give_up(error),
+                }
+                awaited.push((one, host), GFP_KERNEL)?;
+            }
+            if let Some(ahead) = &hint.ahead {
+                self.bring_ahead(ahead, Location::Device);
+            }
+            return Ok(lost);
+        }
+    }
+
+    /// Gives those of `pages` that have no contents frames of zeros: all `needed` ones, the others as far as there are frames.
+    fn zero_on_device(&self, block: &Arc<Block>, pages: &PageMask, needed: &PageMask) {
+        for set in [*needed, pages.minus(needed)] {
+            let mut left = set;
+            while let Some(first) = left.first() {
+                let (run, _) = left.leading_run(Region::clipped(first.get(), PAGES));
+                // CAST: at most 512.
+                let Ok(frames) = self.take_zeroed(run.len() as u32) else {
+                    break;
+                };
+                let mut locked = block.lock();
+                for (page, frame) in run.pages().zip(frames.first..).take(frames.count as usize) {
+                    left.take(page);
+                    if locked.is_dead() || locked.state(page) != Some(Page::None) {
+                        let run = FrameRun {
+                            first: frame,
+                            count: 1,
+                        };
+                        self.give(run, true, locked.generation());
+                    } else {
+                        locked.zero(page, Place::Frame(frame), block);
+                    }
+                }
+            }
+            if !left.is_empty() {
+                let mut locked = block.lock();
+                self.feedback(&mut locked, Outcome::Dropped, &left);
+            }
+        }
+    }
+
+    /// `pages` that strands wait for have arrived by `moving`, or could not: those the device reaches where they are.
+    fn settle_arrivals(&self, moving: &Move, pages: &PageMask) {
+        let mut locked = moving.block.lock();
+        let stayed = locked.of(Page::Host { remote: false }).and(pages);
+        for page in stayed.iter() {
+            // Where even that cannot be, the strand faults again.
+            let _ = locked.pin_to_host(page);
+        }
+    }
+}

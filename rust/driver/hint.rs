@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Asking the engine which pages come along, and telling it what became of them.
+
+use core::ops::Range;
+
+use kernel::sync::Arc;
+
+use super::block::{Block, Locked};
+use super::migrate::Move;
+use super::space::{region_of, Space};
+use crate::engine::mask::{PageMask, PAGES};
+use crate::engine::prefetch::{
+    self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome,
+};
+use crate::engine::tree::Bounds;
+use crate::sys::pci::BoundHold;
+use crate::sys::time::now_ns;
+
+impl Space {
+    /// Where prefetching is allowed in `block`: in the pages of the space that `covered` names.
+    pub(crate) fn bounds(&self, block: &Block, covered: Range<u64>) -> Bounds {
+        let pages = covered.start..covered.end.min(self.pages());
+        Bounds::new(0, PAGES, region_of(&pages, block.index)).unwrap_or(Bounds::BLOCK)
+    }
+
+    /// Asks the engine what is to come along with `faulted` pages, which go to `destination`. Pages of the hint may be anywhere.
+    pub(crate) fn decide(
+        &self,
+        block: &Block,
+        locked: &mut Locked<'_>,
+        faulted: &PageMask,
+        written: &PageMask,
+        destination: Location,
+        bounds: Bounds,
+    ) -> Hint {
+        let function = &self.function;
+        let resident = match destination {
+            Location::Host => locked.host().minus(locked.busy()),
+            Location::Device => locked.device().minus(locked.busy()),
+        };
+        let (mapped, any) = (*locked.mapped(), !locked.is_empty());
+        let stats = &function.stats;
+        let batch = Batch {
+            function: FunctionId(function.identity.node),
+            block: BlockId {
+                space: self.id,
+                index: block.index,
+            },
+            bounds,
+            faulted,
+            written,
+            resident: &resident,
+            resident_anywhere: any,
+            mapped: &mapped,
+            thrashing: &PageMask::EMPTY,
+            destination: Some(destination),
+            preferred: None,
+            now_ns: now_ns(),
+            random: crate::sys::time::random(),
+            pressure: match destination {
+                Location::Host => 0,
+                Location::Device => function.memory.used_percent(),
+            },
+            link_bytes: stats.to_host_bytes.get().wrapping_add(stats.to_device_bytes.get()),
+            link_backlog_ns: function.backlog_ns(),
+        };
+        let mut prefetcher = function.prefetcher.lock();
+        let prefetcher = &mut **prefetcher;
+        prefetch::prefetch(
+            &prefetcher.params,
+            &mut prefetcher.state,
+            &mut locked.engine,
+            &batch,
+        )
+    }
+
+    /// Tells the engine what became of pages.
+    pub(crate) fn feedback(&self, locked: &mut Locked<'_>, outcome: Outcome, pages: &PageMask) {
+        if pages.is_empty() {
+            return;
+        }
+        let mut prefetcher = self.function.prefetcher.lock();
+        prefetch::feedback(&mut prefetcher.state, &mut locked.engine, outcome, pages);
+    }
+
+    /// Begins to bring pages of a neighbouring block, if nothing is in the way.
+    pub(crate) fn bring_ahead(self: &Arc<Self>, ahead: &Ahead, to: Location) {
+        let Some(block) = self.block(ahead.block.index) else {
+            return;
+        };
+        let Some(hold) = BoundHold::new(&self.function.bound) else {
+            return;
+        };
+        let (moving, revocation) = {
+            let mut locked = block.lock();
+            let wanted = prefetch::ahead_pages(&locked.engine, ahead);
+            let pages = locked.movable(&wanted, to, false);
+            if pages.is_empty() || locked.is_dead() || !locked.has_room_for_move() {
+                return;
+            }
+            let generation = locked.generation();
+            let Ok(moving) = Move::new(&block, pages, to, generation, hold) else {
+                return;
+            };
+            let Some(revocation) = locked.begin(&moving, false) else {
+                return;
+            };
+            let mut prefetcher = self.function.prefetcher.lock();
+            prefetch::brought_ahead(&mut prefetcher.state, &mut locked.engine, ahead, &pages);
+            (moving, revocation)
+        };
+        match moving.revoke(&revocation) {
+            Ok(()) => moving.submit(&PageMask::EMPTY, false),
+            Err(error) => moving.give_up(error),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Computations of a function on a space.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic};
+use kernel::sync::{Arc, Mutex, UniqueArc};
+use kernel::time::Msecs;
+
+use super::queue::{Failure, JobSlot, Notice, Queue};
+use super::space::Space;
+use crate::sys::abi as hw;
+use crate::sys::eventfd::EventFd;
+use crate::sys::wait::{Signals, Waited};
+
+/// Jobs of one space that were not waited for yet, at most.
+const MOST: usize = 64;
+
+/// A job that the device was given.
+pub(crate) struct Job {
+    /// What user space calls it.
+    pub(crate) id: u64,
+    slot: JobSlot,
+    /// Why it was cancelled by the driver: an errno, or 0.
+    error: Atomic<i32>,
+}
+
+/// Jobs of a space that were not waited for yet.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    all: KVec<Arc<Job>>,
+    next: u64,
+}
+
+/// How a job ended.
+pub(crate) struct JobEnd {
+    /// An errno, or 0.
+    pub(crate) status: u32,
+    /// What it computed, if that is a number; or where it left its space.
+    pub(crate) value: u64,
+    /// When, by the device's clock.
+    pub(crate) time_ns: u64,
+}
+
+impl Job {
+    /// The name by which the device knows it.
+    pub(crate) fn transaction(&self) -> u64 {
+        self.slot.transaction()
+    }
+
+    /// The driver is about to cancel it, because of `error`.
+    pub(crate) fn fail(&self, error: Error) {
+        // The first reason is the one that is told.
+        let _ = self
+            .error
+            .cmpxchg(0, error.to_errno(), kernel::sync::atomic::Full);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.slot.is_over()
+    }
+
+    fn end(&self) -> JobEnd {
+        let end = self.slot.end();
+        let error = match end.outcome {
+            Ok(()) => 0,
+            // CAST: the constants are small.
+            Err(Failure::Status(status)) => match u32::from(status) {
+                hw::VFETCH_STATUS_CANCELLED => match self.error.load(Acquire) {
+                    0 => ECANCELED.to_errno(),
+                    error => error,
+                },
+                hw::VFETCH_STATUS_SPACE_RANGE => ERANGE.to_errno(),
+                hw::VFETCH_STATUS_JOB => EINVAL.to_errno(),
+                _ => EIO.to_errno(),
+            },
+            Err(failure) => Error::from(failure).to_errno(),
+        };
+        JobEnd {
+            status: error.unsigned_abs(),
+            value: end.value,
+            time_ns: end.time_ns,
+        }
+    }
+}
+
+/// Checks what the device need not be asked. EINVAL.
+fn check(job: &hw::vfetch_job, most_strands: u32) -> Result {
+    let sane = (1..=hw::VFETCH_JOB_KINDS).contains(&job.kind)
+        && job.flags == 0
+        && job.order <= hw::VFETCH_JOB_SHUFFLED
+        && (1..=most_strands).contains(&job.strands)
+        && job.element_ps <= 1_000_000_000
+        && job.reserved == 0;
+    if sane {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+impl Space {
+    fn jobs(&self) -> &Mutex<Jobs> {
+        &self.jobs
+    }
+
+    /// Gives the device a job, and returns its name. `event` is signalled when it has ended.
+    ///
+    /// EINVAL a bad job; EAGAIN too many that were not waited for; EINTR; ENODEV; EOPNOTSUPP the device cannot compute; ENOMEM, ENOSPC.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        job: &hw::vfetch_job,
+        event: Option<EventFd>,
+        nonblocking: bool,
+    ) -> Result<u64> {
+        let device = self.function.enter()?;
+        let compute = self.function.compute.as_ref().ok_or(EOPNOTSUPP)?;
+        check(job, self.function.description.job_strands)?;
+        let asid = self.attach(&device)?;
+        if self.jobs().lock().all.len() >= MOST {
+            return Err(EAGAIN);
+        }
+        let mut notice = Notice {
+            events: self.events.clone(),
+            eventfd: event,
+        };
+        loop {
+            let slot = Queue::reserve_owned(compute, nonblocking, Signals::Any)?;
+            // With the lock: a fault of the job may come before this ends, and looks for it.
+            let mut jobs = self.jobs().lock();
+            // What can fail comes before the device has it.
+            jobs.all.reserve(1, GFP_KERNEL)?;
+            let place = UniqueArc::<Job>::new_uninit(GFP_KERNEL)?;
+            match JobSlot::submit(slot, asid.raw(), job, notice) {
+                Ok(slot) => {
+                    jobs.next += 1;
+                    let id = jobs.next;
+                    let job = place.write(Job {
+                        id,
+                        slot,
+                        error: Atomic::new(0),
+                    });
+                    // There is room.
+                    let _ = jobs.all.push_within_capacity(job.into());
+                    return Ok(id);
+                }
+                Err((Failure::Recovering, again)) if !nonblocking => notice = again,
+                Err((failure, _)) => return Err(failure.into()),
+            }
+        }
+    }
+
+    fn job(&self, id: u64) -> Result<Arc<Job>> {
+        let jobs = self.jobs().lock();
+        let found = jobs.all.iter().find(|job| job.id == id);
+        found.cloned().ok_or(ENOENT)
+    }
+
+    /// The job that the device calls `transaction`.
+    pub(crate) fn job_of(&self, transaction: u64) -> Option<Arc<Job>> {
+        let jobs = self.jobs().lock();
+        let found = jobs.all.iter().find(|job| job.transaction() == transaction);
+        found.cloned()
+    }
+
+    /// Waits until a job has ended, and forgets it. `time`: for at most so long.
+    ///
+    /// ENOENT no such job; ETIME it has not ended; EINTR.
+    pub(crate) fn wait_job(&self, id: u64, time: Option<Msecs>) -> Result<JobEnd> {
+        let job = self.job(id)?;
+        match job.slot.wait(Signals::Any, time) {
+            Waited::Done => {}
+            Waited::TimedOut => return Err(ETIME),
+            Waited::Signal => return Err(ERESTARTSYS),
+        }
+        let end = job.end();
+        let mut jobs = self.jobs().lock();
+        // Of several who wait all hear it.
+        jobs.all.retain(|other| other.id != id);
+        Ok(end)
+    }
+
+    /// Ends a job.
+    pub(crate) fn cancel_job(&self, id: u64) -> Result {
+        let _device = self.function.enter()?;
+        let job = self.job(id)?;
+        self.function.cancel(job.transaction())
+    }
+
+    /// Ends the job that the device calls `transaction`, because of `error`, which is what its end says.
+    pub(crate) fn fail_job(&self, transaction: u64, error: Error) {
+        if let Some(job) = self.job_of(transaction) {
+            job.fail(error);
+        }
+        // One that has ended already need not be.
+        let _ = self.function.cancel(transaction);
+    }
+
+    /// Ends all jobs, for good: when this returns none of them uses the space.
+    pub(crate) fn end_jobs(&self) {
+        loop {
+            let Some(job) = self.jobs().lock().all.pop() else {
+                return;
+            };
+            while !job.is_over() {
+                // Where the device does not do it a reset of the queue does, and that ends the wait.
+                let _ = self.function.cancel(job.transaction());
+                job.slot.wait(Signals::None, Some(100));
+            }
+        }
+    }
+
+    /// Whether a job has ended that was not waited for.
+    pub(crate) fn has_ended_job(&self) -> bool {
+        self.jobs().lock().all.iter().any(|job| job.is_over())
+    }
+}
