@@ -29,12 +29,14 @@
 mod address_space;
 mod block;
 mod device_fault;
+mod evict;
 mod file;
 mod function;
 mod hint;
 mod host_fault;
 mod io;
 mod job;
+mod lru;
 mod memory;
 mod migrate;
 mod page_table;

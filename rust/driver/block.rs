@@ -5,10 +5,14 @@
 //! What an event leads to is decided by the engine (`engine::owner`); pages in the same state take the step together. Here are
 //! the states of all pages, as sets, and the steps' actions on them. What sleeps ([`super::migrate`]) is done without the lock.
 
+use kernel::list::{
+    impl_list_arc_safe, impl_list_item, AtomicTracker, ListLinks, TryNewListArc,
+};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
+use super::lru::{Age, Listed};
 use super::migrate::Move;
 use super::space::Space;
 use crate::engine::frames::FrameRun;
@@ -37,6 +41,49 @@ pub(crate) struct Block {
     version: Atomic<u32>,
     #[pin]
     changed: WaitQueue,
+    /// Its places among the blocks with pages on the device, and on the host.
+    #[pin]
+    device_links: ListLinks<0>,
+    #[pin]
+    device_tracker: AtomicTracker<0>,
+    device_age: Age,
+    #[pin]
+    host_links: ListLinks<1>,
+    #[pin]
+    host_tracker: AtomicTracker<1>,
+    host_age: Age,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Block {
+        tracked_by device_tracker: AtomicTracker<0>;
+    }
+}
+
+impl_list_item! {
+    impl ListItem<0> for Block { using ListLinks { self.device_links }; }
+}
+
+impl Listed<0> for Block {
+    fn age(&self) -> &Age {
+        &self.device_age
+    }
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<1> for Block {
+        tracked_by host_tracker: AtomicTracker<1>;
+    }
+}
+
+impl_list_item! {
+    impl ListItem<1> for Block { using ListLinks { self.host_links }; }
+}
+
+impl Listed<1> for Block {
+    fn age(&self) -> &Age {
+        &self.host_age
+    }
 }
 
 /// What the lock of a block protects.
@@ -121,6 +168,12 @@ impl Block {
                 holds: [Atomic::new(0), Atomic::new(0)],
                 version: Atomic::new(0),
                 changed <- new_wait_queue!("vfetch: block"),
+                device_links <- ListLinks::new(),
+                device_tracker <- AtomicTracker::new(),
+                device_age: Age::new(),
+                host_links <- ListLinks::new(),
+                host_tracker <- AtomicTracker::new(),
+                host_age: Age::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -252,7 +305,17 @@ impl Pages {
     }
 
     /// `pages` are in `state` from now on.
-    fn enter(&mut self, pages: &PageMask, state: Page) {
+    fn enter(&mut self, pages: &PageMask, state: Page, block: &Block) {
+        let count = |this: &Self| (this.host.and(pages).count(), this.device.and(pages).count());
+        let before = count(self);
+        self.enter_uncounted(pages, state);
+        let after = count(self);
+        let room = &block.space.room;
+        room.count(Location::Host, before.0, after.0);
+        room.count(Location::Device, before.1, after.1);
+    }
+
+    fn enter_uncounted(&mut self, pages: &PageMask, state: Page) {
         for set in [
             &mut self.host,
             &mut self.device,
@@ -345,7 +408,7 @@ impl Pages {
             invalidate: PageMask::EMPTY,
         };
         let was_device = self.device.and(pages);
-        self.enter(pages, step.page);
+        self.enter(pages, step.page, block);
         for action in step.actions.iter() {
             match action {
                 Action::UnmapHost => revocation.unmap = true,
@@ -461,9 +524,9 @@ impl Pages {
     }
 
     /// A page that the host owns stays there, and the device reaches it. ENOMEM, EIO.
-    pub(crate) fn pin_to_host(&mut self, page: PageIndex) -> Result {
+    pub(crate) fn pin_to_host(&mut self, page: PageIndex, block: &Block) -> Result {
         self.leaf.allow_remote(page.get())?;
-        self.enter(&page.region().into(), Page::Host { remote: true });
+        self.enter(&page.region().into(), Page::Host { remote: true }, block);
         Ok(())
     }
 
@@ -576,7 +639,7 @@ impl Pages {
             let memory = &block.space.function.memory;
             memory.count_pages(self.generation, region.len(), 0);
         }
-        self.enter(&pages, step.page);
+        self.enter(&pages, step.page, block);
         for action in step.actions.iter() {
             match action {
                 Action::SetEntry(entry) => {
@@ -600,7 +663,7 @@ impl Pages {
         } else {
             moving.on(Event::Reset)
         };
-        self.enter(pages, step.page);
+        self.enter(pages, step.page, &this.block);
         for action in step.actions.iter() {
             match action {
                 Action::SetEntry(entry) => {

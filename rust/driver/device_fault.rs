@@ -21,6 +21,7 @@ use crate::engine::mask::{PageMask, Region, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::{Location, Outcome};
 use crate::sys::abi as hw;
+use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
 use crate::sys::ring::SharedArray;
@@ -340,7 +341,10 @@ impl Space {
                 continue;
             }
             drop(locked);
-            self.zero_on_device(&block, &zeros, &absent);
+            let short = self.zero_on_device(&block, &zeros, &absent);
+            if !short.is_empty() {
+                self.zero_remotely(&block, &short)?;
+            }
             if let Some((one, revocation)) = began {
                 match one.revoke(&revocation) {
                     Ok(()) => one.submit(&host, false),
@@ -355,14 +359,40 @@ impl Space {
         }
     }
 
-    /// Gives those of `pages` that have no contents frames of zeros: all `needed` ones, the others as far as there are frames.
-    fn zero_on_device(&self, block: &Arc<Block>, pages: &PageMask, needed: &PageMask) {
+    /// Pages that have no contents and for which there is no frame get zeros in host memory, where the device reaches them. ENOSPC, ENOMEM.
+    fn zero_remotely(&self, block: &Arc<Block>, pages: &PageMask) -> Result {
+        let mut locked = block.lock();
+        for page in pages.iter() {
+            if !locked.is_dead() && locked.state(page) == Some(Page::None) {
+                if !self.room.has_room(1) {
+                    return Err(ENOSPC);
+                }
+                locked.zero(page, Place::Host(HostPage::zeroed()?), block);
+                locked.pin_to_host(page, block)?;
+            }
+        }
+        drop(locked);
+        self.used(block, Location::Host);
+        Ok(())
+    }
+
+    /// Gives those of `pages` that have no contents frames of zeros. Returns the `needed` ones for which there are none.
+    fn zero_on_device(
+        &self,
+        block: &Arc<Block>,
+        pages: &PageMask,
+        needed: &PageMask,
+    ) -> PageMask {
+        let mut short = PageMask::EMPTY;
         for set in [*needed, pages.minus(needed)] {
             let mut left = set;
             while let Some(first) = left.first() {
                 let (run, _) = left.leading_run(Region::clipped(first.get(), PAGES));
+                if !self.room.has_room(run.len() as u64) {
+                    break;
+                }
                 // CAST: at most 512.
-                let Ok(frames) = self.take_zeroed(run.len() as u32) else {
+                let Ok(frames) = self.take_zeroed(run.len() as u32, block) else {
                     break;
                 };
                 let mut locked = block.lock();
@@ -383,7 +413,12 @@ impl Space {
                 let mut locked = block.lock();
                 self.feedback(&mut locked, Outcome::Dropped, &left);
             }
+            short = short.or(&left.and(needed));
         }
+        if short != *pages {
+            self.used(block, Location::Device);
+        }
+        short
     }
 
     /// `pages` that strands wait for have arrived by `moving`, or could not: those the device reaches where they are.
@@ -392,7 +427,7 @@ impl Space {
         let stayed = locked.of(Page::Host { remote: false }).and(pages);
         for page in stayed.iter() {
             // Where even that cannot be, the strand faults again.
-            let _ = locked.pin_to_host(page);
+            let _ = locked.pin_to_host(page, &moving.block);
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
-use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::time::Msecs;
 
@@ -90,7 +89,7 @@ impl Space {
     fn stats(&self) -> vfetch_stats {
         let function = &self.function;
         let mut stats = vfetch_stats {
-            spaces: u32::try_from(function.files.load(Relaxed)).unwrap_or(0),
+            spaces: u32::try_from(function.open.lock().len()).unwrap_or(u32::MAX),
             in_flight: u64::from(function.ordinary.in_flight())
                 + u64::from(function.priority.in_flight()),
             device_pages: function.memory.pages(),
@@ -126,8 +125,8 @@ impl OpenFile for SpaceFile {
             return Err(ENODEV);
         }
         let space = Space::new(function.clone(), mapping.clone())?;
-        let file = KBox::pin(Self(space), GFP_KERNEL)?;
-        function.files.fetch_add(1, Relaxed);
+        let file = KBox::pin(Self(space.clone()), GFP_KERNEL)?;
+        function.opened(&space)?;
         Ok(file)
     }
 

@@ -17,6 +17,7 @@ use super::params::Parameters;
 use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
 use super::recovery::Recovery;
 use super::regs::{Description, Registers};
+use super::space::Space;
 use super::stats::Stats;
 use crate::engine::owner::TransactionId;
 use crate::engine::params::Params;
@@ -81,8 +82,11 @@ pub(crate) struct Function {
     pub(crate) identity: Identity,
     pub(crate) description: Description,
     pub(crate) stats: Arc<Stats>,
-    /// Open files.
-    pub(crate) files: Atomic<i32>,
+    /// Spaces of open files.
+    #[pin]
+    pub(crate) open: Mutex<KVec<Arc<Space>>>,
+    /// Counts uses of blocks.
+    clock: Atomic<u64>,
     /// Spaces that the device knows.
     #[pin]
     pub(crate) spaces: AddressSpaces,
@@ -162,7 +166,8 @@ impl Function {
                 identity,
                 description,
                 stats,
-                files: Atomic::new(0),
+                open <- new_mutex!(KVec::new(), "vfetch: open spaces"),
+                clock: Atomic::new(1),
                 spaces <- AddressSpaces::new(device.as_ref())?,
                 faults: FaultRing::new(device.as_ref(), registers.clone())?,
                 transactions: Atomic::new(1),
@@ -268,6 +273,27 @@ impl Function {
         // CAST: at most CHUNK_PAGES. `Description::read` has checked that there are two.
         let pages = self.transfer_pages().saturating_sub(1) as u32;
         (self.description.max_bytes / page).min(pages) * page
+    }
+
+    /// A space was opened. ENOMEM.
+    pub(crate) fn opened(&self, space: &Arc<Space>) -> Result {
+        Ok(self.open.lock().push(space.clone(), GFP_KERNEL)?)
+    }
+
+    /// The space `id` was closed.
+    pub(crate) fn closed(&self, id: u32) {
+        let space = {
+            let mut open = self.open.lock();
+            let at = open.iter().position(|space| space.id == id);
+            at.and_then(|at| open.remove(at).ok())
+        };
+        // Not under the lock: it may be the last reference.
+        drop(space);
+    }
+
+    /// The time, counted in uses of blocks.
+    pub(crate) fn tick(&self) -> u64 {
+        self.clock.fetch_add(1u64, Relaxed)
     }
 
     /// How long the link is busy with what this function has given it already.

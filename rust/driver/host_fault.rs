@@ -50,7 +50,13 @@ impl Space {
                 return Ended::Nothing;
             };
             match self.look(fault, &block, page) {
-                Next::Ended(ended) => return ended,
+                Next::Ended(ended) => {
+                    if ended == Ended::Done {
+                        self.used(&block, Location::Host);
+                        self.trim_host(&block);
+                    }
+                    return ended;
+                }
                 Next::Again => {}
                 Next::Wait(moving, version) => {
                     let unlocked = fault.unlock();
@@ -108,6 +114,7 @@ impl Space {
             };
         };
         match state {
+            Page::None if !self.room.has_room(1) => Next::Ended(Ended::Nothing),
             Page::None => match HostPage::zeroed() {
                 Ok(zeros) => {
                     locked.zero(page, Place::Host(zeros), block);

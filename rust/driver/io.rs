@@ -15,6 +15,7 @@ use super::transfer::{Direction, Pipeline};
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, Region, PAGES};
 use crate::engine::owner::Page;
+use crate::engine::prefetch::Location;
 use crate::sys::host_memory::{zero, HostMemory, Limits};
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
@@ -322,9 +323,12 @@ impl Space {
     /// the host's.
     fn make_room(&self, block: &Arc<Block>, pages: Region) -> Result {
         // CAST: at most 512.
-        let frames = match self.take_zeroed(pages.len() as u32) {
+        if !self.room.has_room(1) {
+            return Err(ENOSPC);
+        }
+        let frames = match self.take_zeroed(pages.len() as u32, block) {
             Ok(run) => run,
-            Err(ENOSPC) => {
+            Err(ENOSPC | EAGAIN) => {
                 let zeros = HostPage::zeroed()?;
                 let mut locked = block.lock();
                 if let Some(page) = PageIndex::new(pages.first()) {
@@ -332,6 +336,9 @@ impl Space {
                         locked.zero(page, Place::Host(zeros), block);
                     }
                 }
+                drop(locked);
+                self.used(block, Location::Host);
+                self.trim_host(block);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -350,6 +357,8 @@ impl Space {
             }
             frame = frame.saturating_add(1);
         }
+        drop(locked);
+        self.used(block, Location::Device);
         Ok(())
     }
 }

@@ -237,7 +237,7 @@ impl Move {
         let (run, _) = pages.leading_run(Region::clipped(first.get(), first.get() + PIECE_PAGES));
         let space = &self.block.space;
         // CAST: at most 512.
-        let frames = space.take_frames(run.len() as u32, Want::Anything)?.run;
+        let frames = space.take_frames(run.len() as u32, Want::Anything, &self.block)?.run;
         let region = Region::clipped(run.first(), run.first() + frames.count as usize);
         let submitted: Result = (|| {
             let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
@@ -406,6 +406,8 @@ impl Move {
         }
         // With the lock: whoever finds the pages in another move shall not find them in this one too.
         self.pieces.lock().ended.insert(piece.region);
+        drop(locked);
+        self.block.space.used(&self.block, self.to);
     }
 
     /// Whether `page` is still on its way by this move.

@@ -11,11 +11,13 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 
 use super::address_space::Asid;
 use super::block::{Block, Locked, Revocation};
+use super::evict::Room;
 use super::function::Function;
 use super::job::Jobs;
+use super::lru::Lru;
 use super::page_table::PageTable;
 use super::queue::Events;
-use crate::engine::frames::{FrameRun, Taken, Want};
+use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::prefetch::Outcome;
 use crate::sys::abi as hw;
@@ -42,7 +44,14 @@ pub(crate) struct Space {
     #[pin]
     changing: Mutex<Changing>,
     /// Whether there is a frame for each of its pages.
-    reserved: Atomic<bool>,
+    pub(crate) reserved: Atomic<bool>,
+    /// How many pages are where, and may be.
+    pub(crate) room: Room,
+    /// Its blocks with pages on the device, and on the host.
+    #[pin]
+    pub(crate) on_device: Lru<0>,
+    #[pin]
+    pub(crate) on_host: Lru<1>,
     #[pin]
     blocks: Table<Block>,
     /// What its device knows of it, once it has had a job.
@@ -80,6 +89,10 @@ impl Space {
     /// A space of 0 bytes of `function`, whose pages are mapped in `mapping`.
     pub(crate) fn new(function: Arc<Function>, mapping: Arc<Mapping>) -> Result<Arc<Self>> {
         static IDS: Atomic<u32> = Atomic::new(0);
+        let room = Room::new(
+            crate::sys::memory::total_pages() / 2,
+            function.description.mem_bytes / PAGE,
+        );
         Arc::pin_init(
             try_pin_init!(Self {
                 function,
@@ -88,6 +101,9 @@ impl Space {
                 bytes: Atomic::new(0),
                 changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
                 reserved: Atomic::new(false),
+                room,
+                on_device <- Lru::new(),
+                on_host <- Lru::new(),
                 blocks <- Table::new(),
                 attachment <- new_mutex!(None, "vfetch: attachment"),
                 jobs <- new_mutex!(Jobs::default(), "vfetch: jobs"),
@@ -214,29 +230,6 @@ impl Space {
     }
 
     // ---- Frames ---------------------------------------------------------------------------------
-
-    /// Takes up to `most` frames. ENOSPC.
-    pub(crate) fn take_frames(&self, most: u32, want: Want) -> Result<Taken> {
-        if self.reserved.load(Relaxed) {
-            self.function.memory.take(most, want)
-        } else {
-            self.function.memory.take_free(most, want)
-        }
-    }
-
-    /// Takes up to `most` frames, which hold zeros. ENOSPC; EIO, ENODEV when they could not be made to. May sleep for long.
-    pub(crate) fn take_zeroed(&self, most: u32) -> Result<FrameRun> {
-        let generation = self.function.memory.generation();
-        let taken = self.take_frames(most, Want::Zeros)?;
-        if taken.dirty {
-            let scrubbed = self.function.scrub(core::iter::once(bytes_of(taken.run)));
-            if let Err(error) = scrubbed {
-                self.give(taken.run, false, generation);
-                return Err(error);
-            }
-        }
-        Ok(taken.run)
-    }
 
     /// Gives frames back.
     pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32) {
@@ -426,6 +419,8 @@ impl Space {
         let pages = self.pages();
         self.bytes.store(0, Release);
         self.forget(0..pages, device.is_ok());
+        self.on_device.clear();
+        self.on_host.clear();
         if self.reserved.load(Relaxed) {
             // CAST: it was a `u32` when it was promised.
             self.function.memory.unpromise(pages as u32);
@@ -435,7 +430,7 @@ impl Space {
         }
         drop(changing);
         drop(device);
-        self.function.files.fetch_sub(1, Relaxed);
+        self.function.closed(self.id);
     }
 }
 

@@ -75,4 +75,6 @@ counters!(
     device_faults,
     fault_batches,
     invalidations,
+    evictions,
+    evicted_pages,
 );

@@ -208,6 +208,11 @@ void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry)
 	return __xa_cmpxchg(xa, index, NULL, entry, GFP_KERNEL_ACCOUNT);
 }
 
+unsigned long vfetch_total_pages(void)
+{
+	return totalram_pages();
+}
+
 /* ---- Mappings ------------------------------------------------------------- */
 
 bool vfetch_vma_shared(const struct vm_area_struct *vma)

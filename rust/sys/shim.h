@@ -61,6 +61,7 @@ void vfetch_dma_sync_for_cpu(struct device *dev, dma_addr_t at, size_t bytes);
 struct eventfd_ctx *vfetch_eventfd_get(int fd);
 void vfetch_eventfd_signal(struct eventfd_ctx *event);
 void vfetch_eventfd_put(struct eventfd_ctx *event);
+unsigned long vfetch_total_pages(void);
 void vfetch_xa_init(struct xarray *xa);
 void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry);
 struct file *vfetch_fault_unlock(struct vm_fault *vmf);

@@ -91,6 +91,8 @@ extern "C" {
     pub(super) fn vfetch_eventfd_signal(event: *mut bindings::eventfd_ctx);
     /// Drops a reference.
     pub(super) fn vfetch_eventfd_put(event: *mut bindings::eventfd_ctx);
+    /// Pages of memory that the machine has.
+    pub(super) fn vfetch_total_pages() -> c_ulong;
     /// Makes an empty array of `xa`, which must be valid for writes.
     pub(super) fn vfetch_xa_init(xa: *mut bindings::xarray);
     /// Stores `entry` at `index` of `xa`, which must be locked, unless something is there: that is returned then, or an

@@ -182,6 +182,8 @@ struct vfetch_info {
  * @device_faults: faults of jobs
  * @fault_batches: batches in which they were served
  * @invalidations: of the device's memory of page tables
+ * @evictions: blocks that were sent to the other side to make room
+ * @evicted_pages: pages of theirs
  */
 struct vfetch_stats {
 	__u32 flags;
@@ -214,6 +216,8 @@ struct vfetch_stats {
 	__u64 device_faults;
 	__u64 fault_batches;
 	__u64 invalidations;
+	__u64 evictions;
+	__u64 evicted_pages;
 };
 
 /**

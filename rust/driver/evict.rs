@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Room: how many pages a space may have where, and whose go when it is needed.
+//!
+//! Frames are counted hard: who needs one and finds none has the least recently used block written back first. Host pages are counted
+//! softly: a page goes to the host at once, and blocks beyond the limit go to the device afterwards. New contents are refused before
+//! both sides are full, so that one of them always has room for a block.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+
+use super::block::Block;
+use super::function::Function;
+use super::migrate::Move;
+use super::space::Space;
+use crate::engine::frames::{FrameRun, Taken, Want};
+use crate::engine::mask::{PageMask, PAGES};
+use crate::engine::prefetch::Location;
+use crate::sys::pci::BoundHold;
+
+/// Pages of a space on each side, and how many there may be.
+pub(crate) struct Room {
+    pub(crate) host: Atomic<u64>,
+    pub(crate) device: Atomic<u64>,
+    pub(crate) host_limit: Atomic<u64>,
+    pub(crate) device_limit: Atomic<u64>,
+}
+
+impl Room {
+    /// No pages, and limits in pages.
+    pub(crate) fn new(host_limit: u64, device_limit: u64) -> Self {
+        Self {
+            host: Atomic::new(0),
+            device: Atomic::new(0),
+            host_limit: Atomic::new(host_limit),
+            device_limit: Atomic::new(device_limit),
+        }
+    }
+
+    /// What is kept free of a side.
+    fn spare(limit: u64) -> u64 {
+        (limit / 4).min(PAGES as u64)
+    }
+
+    /// Whether `pages` more may get contents.
+    pub(crate) fn has_room(&self, pages: u64) -> bool {
+        let usable = |limit: &Atomic<u64>| {
+            let limit = limit.load(Relaxed);
+            limit - Self::spare(limit)
+        };
+        let most = usable(&self.host_limit).saturating_add(usable(&self.device_limit));
+        let used = self.host.load(Relaxed).saturating_add(self.device.load(Relaxed));
+        used.saturating_add(pages) <= most
+    }
+
+    fn is_host_over(&self) -> bool {
+        self.host.load(Relaxed) > self.host_limit.load(Relaxed)
+    }
+
+    fn is_device_over(&self, more: u64) -> bool {
+        self.device.load(Relaxed).saturating_add(more) > self.device_limit.load(Relaxed)
+    }
+
+    /// Pages came to or left a side.
+    pub(crate) fn count(&self, on: Location, before: usize, after: usize) {
+        let side = match on {
+            Location::Host => &self.host,
+            Location::Device => &self.device,
+        };
+        if after >= before {
+            side.fetch_add((after - before) as u64, Relaxed);
+        } else {
+            side.fetch_sub((before - after) as u64, Relaxed);
+        }
+    }
+}
+
+impl Function {
+    /// The space whose least recently used block in device memory is the oldest.
+    fn oldest_space(&self) -> Option<Arc<Space>> {
+        let files = self.open.lock();
+        let oldest = |space: &&Arc<Space>| space.on_device.oldest();
+        let with = files.iter().filter(|space| oldest(space).is_some());
+        with.min_by_key(oldest).cloned()
+    }
+}
+
+impl Space {
+    /// `block` has pages on `side` and was used.
+    pub(crate) fn used(&self, block: &Arc<Block>, side: Location) {
+        let now = self.function.tick();
+        match side {
+            Location::Device => self.on_device.used(block, now),
+            Location::Host => self.on_host.used(block, now),
+        }
+    }
+
+    /// Takes up to `most` frames, and makes room for them if there are none: blocks other than `keep` go to the host. ENOSPC.
+    pub(crate) fn take_frames(&self, most: u32, want: Want, keep: &Block) -> Result<Taken> {
+        /// Blocks that may go in vain: somebody else takes what they leave.
+        const TRIES: usize = 8;
+        if self.reserved.load(Relaxed) {
+            return self.function.memory.take(most, want);
+        }
+        let mut error = ENOSPC;
+        for _ in 0..TRIES {
+            // At least one: the limit is soft by a batch.
+            if self.room.is_device_over(1) {
+                error = self.evict(Location::Device, keep).err().unwrap_or(error);
+                if self.room.is_device_over(1) && error != ENOSPC {
+                    continue;
+                }
+            }
+            match self.function.memory.take_free(most, want) {
+                Err(ENOSPC) => {
+                    let victim = self.function.oldest_space().ok_or(ENOSPC)?;
+                    if let Err(failed) = victim.evict(Location::Device, keep) {
+                        error = failed;
+                        if failed != EAGAIN {
+                            break;
+                        }
+                    }
+                }
+                taken => return taken,
+            }
+        }
+        Err(error)
+    }
+
+    /// Takes up to `most` frames, which hold zeros. ENOSPC; EIO, ENODEV when they could not be made to. May sleep for long.
+    pub(crate) fn take_zeroed(&self, most: u32, keep: &Block) -> Result<FrameRun> {
+        let generation = self.function.memory.generation();
+        let taken = self.take_frames(most, Want::Zeros, keep)?;
+        if taken.dirty {
+            let scrubbed = self
+                .function
+                .scrub(core::iter::once(super::space::bytes_of(taken.run)));
+            if let Err(error) = scrubbed {
+                self.give(taken.run, false, generation);
+                return Err(error);
+            }
+        }
+        Ok(taken.run)
+    }
+
+    /// Sends blocks other than `keep` to the device while there are more host pages than there may be.
+    pub(crate) fn trim_host(&self, keep: &Block) {
+        /// Blocks at a time: who comes next goes on.
+        const MOST: usize = 4;
+        for _ in 0..MOST {
+            if !self.room.is_host_over() || self.evict(Location::Host, keep).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends the least recently used block other than `keep` away from a side, and waits until it has gone. ENOSPC when there is none;
+    /// EAGAIN when it did not go.
+    pub(crate) fn evict(&self, from: Location, keep: &Block) -> Result {
+        /// Blocks that may turn out to have nothing that can go.
+        const TRIES: usize = 16;
+        let mut kept = None;
+        let mut result = Err(ENOSPC);
+        for _ in 0..TRIES {
+            let taken = match from {
+                Location::Device => self.on_device.take(),
+                Location::Host => self.on_host.take(),
+            };
+            let Some(block) = taken else {
+                break;
+            };
+            if core::ptr::eq(&*block, keep) {
+                kept = Some(block);
+                continue;
+            }
+            match self.evict_block(&block, from) {
+                Ok(true) => {
+                    self.function.stats.evictions.count();
+                    result = Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => result = Err(error),
+            }
+            let left = {
+                let locked = block.lock();
+                let here = match from {
+                    Location::Device => locked.device(),
+                    Location::Host => locked.host(),
+                };
+                !here.is_empty() && !locked.is_dead()
+            };
+            if left {
+                self.used(&block, from);
+            }
+            if result != Err(ENOSPC) {
+                break;
+            }
+        }
+        if let Some(block) = kept {
+            self.used(&block, from);
+        }
+        result
+    }
+
+    /// Sends what can go of a block away. Returns whether anything went.
+    fn evict_block(&self, block: &Arc<Block>, from: Location) -> Result<bool> {
+        let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
+        let (moving, revocation) = {
+            let mut locked = block.lock();
+            let all = match from {
+                Location::Device => *locked.device(),
+                Location::Host => *locked.host(),
+            };
+            let pages = locked.movable(&all, from.other(), true);
+            if pages.is_empty() || !locked.has_room_for_move() {
+                return Ok(false);
+            }
+            let generation = locked.generation();
+            let moving = Move::new(block, pages, from.other(), generation, hold)?;
+            let revocation = locked.begin(&moving, true).ok_or(EAGAIN)?;
+            (moving, revocation)
+        };
+        match moving.revoke(&revocation) {
+            Ok(()) => moving.submit(&PageMask::EMPTY, true),
+            Err(error) => moving.give_up(error),
+        }
+        moving.finish();
+        let gone = {
+            let locked = block.lock();
+            let here = match from {
+                Location::Device => locked.device(),
+                Location::Host => locked.host(),
+            };
+            moving.pages.minus(here)
+        };
+        if gone.is_empty() {
+            Err(EAGAIN)
+        } else {
+            self.function.stats.evicted_pages.add(gone.count() as u64);
+            Ok(true)
+        }
+    }
+}
