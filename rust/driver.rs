@@ -28,6 +28,7 @@
 
 mod address_space;
 mod block;
+mod control;
 mod device_fault;
 mod evict;
 mod file;

@@ -310,9 +310,10 @@ impl Pages {
         let before = count(self);
         self.enter_uncounted(pages, state);
         let after = count(self);
-        let room = &block.space.room;
-        room.count(Location::Host, before.0, after.0);
-        room.count(Location::Device, before.1, after.1);
+        for room in [&block.space.room, &block.space.function.room] {
+            room.count(Location::Host, before.0, after.0);
+            room.count(Location::Device, before.1, after.1);
+        }
     }
 
     fn enter_uncounted(&mut self, pages: &PageMask, state: Page) {

@@ -211,12 +211,29 @@ impl FaultRing {
 /// Something that arrives later, and pages of it that strands wait for.
 type Awaited = (Arc<Move>, PageMask);
 
+/// Sorts by block. (That of the core library can panic.)
+fn sort(batch: &mut [Fault]) {
+    let key = |fault: &Fault| (fault.asid, fault.page);
+    for gap in [57, 23, 10, 4, 1] {
+        for end in gap..batch.len() {
+            let mut at = end;
+            while let (Some(one), Some(before)) = (batch.get(at), at.checked_sub(gap)) {
+                if batch.get(before).is_none_or(|other| key(other) <= key(one)) {
+                    break;
+                }
+                batch.swap(before, at);
+                at = before;
+            }
+        }
+    }
+}
+
 impl Function {
     /// Serves a batch, and replays.
     fn serve_batch(&self, batch: &mut KVec<Fault>) {
         self.stats.device_faults.add(batch.len() as u64);
         self.stats.fault_batches.count();
-        batch.sort_unstable_by_key(|fault| (fault.asid, fault.page, !fault.write));
+        sort(batch);
         let mut awaited: KVec<Awaited> = KVec::new();
         let mut left: &[Fault] = batch;
         while let Some(first) = left.first().copied() {
@@ -364,7 +381,7 @@ impl Space {
         let mut locked = block.lock();
         for page in pages.iter() {
             if !locked.is_dead() && locked.state(page) == Some(Page::None) {
-                if !self.room.has_room(1) {
+                if !self.has_room(1) {
                     return Err(ENOSPC);
                 }
                 locked.zero(page, Place::Host(HostPage::zeroed()?), block);
@@ -388,7 +405,7 @@ impl Space {
             let mut left = set;
             while let Some(first) = left.first() {
                 let (run, _) = left.leading_run(Region::clipped(first.get(), PAGES));
-                if !self.room.has_room(run.len() as u64) {
+                if !self.has_room(run.len() as u64) {
                     break;
                 }
                 // CAST: at most 512.

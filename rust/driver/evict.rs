@@ -44,7 +44,7 @@ impl Room {
     }
 
     /// Whether `pages` more may get contents.
-    pub(crate) fn has_room(&self, pages: u64) -> bool {
+    fn has_room(&self, pages: u64) -> bool {
         let usable = |limit: &Atomic<u64>| {
             let limit = limit.load(Relaxed);
             limit - Self::spare(limit)
@@ -54,12 +54,18 @@ impl Room {
         used.saturating_add(pages) <= most
     }
 
-    fn is_host_over(&self) -> bool {
-        self.host.load(Relaxed) > self.host_limit.load(Relaxed)
+    /// Whether a side holds more than it may.
+    pub(crate) fn is_over(&self, side: Location) -> bool {
+        self.is_over_with(side, 0)
     }
 
-    fn is_device_over(&self, more: u64) -> bool {
-        self.device.load(Relaxed).saturating_add(more) > self.device_limit.load(Relaxed)
+    /// The same if `more` came to it.
+    fn is_over_with(&self, side: Location, more: u64) -> bool {
+        let (used, limit) = match side {
+            Location::Host => (&self.host, &self.host_limit),
+            Location::Device => (&self.device, &self.device_limit),
+        };
+        used.load(Relaxed).saturating_add(more) > limit.load(Relaxed)
     }
 
     /// Pages came to or left a side.
@@ -77,16 +83,25 @@ impl Room {
 }
 
 impl Function {
-    /// The space whose least recently used block in device memory is the oldest.
-    fn oldest_space(&self) -> Option<Arc<Space>> {
+    /// The space whose least recently used block on a side is the oldest.
+    pub(crate) fn oldest_space(&self, side: Location) -> Option<Arc<Space>> {
         let files = self.open.lock();
-        let oldest = |space: &&Arc<Space>| space.on_device.oldest();
+        let oldest = |space: &&Arc<Space>| match side {
+            Location::Device => space.on_device.oldest(),
+            Location::Host => space.on_host.oldest(),
+        };
         let with = files.iter().filter(|space| oldest(space).is_some());
         with.min_by_key(oldest).cloned()
     }
 }
 
 impl Space {
+    /// Whether `pages` more may get contents.
+    pub(crate) fn has_room(&self, pages: u64) -> bool {
+        self.reserved.load(Relaxed)
+            || self.room.has_room(pages) && self.function.room.has_room(pages)
+    }
+
     /// `block` has pages on `side` and was used.
     pub(crate) fn used(&self, block: &Arc<Block>, side: Location) {
         let now = self.function.tick();
@@ -106,16 +121,25 @@ impl Space {
         let mut error = ENOSPC;
         for _ in 0..TRIES {
             // At least one: the limit is soft by a batch.
-            if self.room.is_device_over(1) {
-                error = self.evict(Location::Device, keep).err().unwrap_or(error);
-                if self.room.is_device_over(1) && error != ENOSPC {
-                    continue;
+            if self.room.is_over_with(Location::Device, 1) {
+                if let Err(failed) = self.evict(Location::Device, Some(keep)) {
+                    error = failed;
+                    if failed != EAGAIN {
+                        break;
+                    }
                 }
+                continue;
             }
-            match self.function.memory.take_free(most, want) {
+            let function_is_full = self.function.room.is_over_with(Location::Device, 1);
+            let taken = if function_is_full {
+                Err(ENOSPC)
+            } else {
+                self.function.memory.take_free(most, want)
+            };
+            match taken {
                 Err(ENOSPC) => {
-                    let victim = self.function.oldest_space().ok_or(ENOSPC)?;
-                    if let Err(failed) = victim.evict(Location::Device, keep) {
+                    let victim = self.function.oldest_space(Location::Device).ok_or(ENOSPC)?;
+                    if let Err(failed) = victim.evict(Location::Device, Some(keep)) {
                         error = failed;
                         if failed != EAGAIN {
                             break;
@@ -149,7 +173,18 @@ impl Space {
         /// Blocks at a time: who comes next goes on.
         const MOST: usize = 4;
         for _ in 0..MOST {
-            if !self.room.is_host_over() || self.evict(Location::Host, keep).is_err() {
+            let victim = if self.room.is_over(Location::Host) {
+                None
+            } else if self.function.room.is_over(Location::Host) {
+                self.function.oldest_space(Location::Host)
+            } else {
+                return;
+            };
+            let result = match &victim {
+                None => self.evict(Location::Host, Some(keep)),
+                Some(space) => space.evict(Location::Host, Some(keep)),
+            };
+            if result.is_err() {
                 return;
             }
         }
@@ -157,7 +192,7 @@ impl Space {
 
     /// Sends the least recently used block other than `keep` away from a side, and waits until it has gone. ENOSPC when there is none;
     /// EAGAIN when it did not go.
-    pub(crate) fn evict(&self, from: Location, keep: &Block) -> Result {
+    pub(crate) fn evict(&self, from: Location, keep: Option<&Block>) -> Result {
         /// Blocks that may turn out to have nothing that can go.
         const TRIES: usize = 16;
         let mut kept = None;
@@ -170,7 +205,7 @@ impl Space {
             let Some(block) = taken else {
                 break;
             };
-            if core::ptr::eq(&*block, keep) {
+            if keep.is_some_and(|keep| core::ptr::eq(&*block, keep)) {
                 kept = Some(block);
                 continue;
             }

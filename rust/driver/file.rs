@@ -12,7 +12,7 @@ use super::registry;
 use super::io::Caller;
 use super::space::Space;
 use crate::sys::abi::{
-    self as hw, vfetch_cancel, vfetch_info, vfetch_range, vfetch_size, vfetch_stats, vfetch_submit,
+    self as hw, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy, vfetch_policy_stats, vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit,
     vfetch_wait,
 };
 use crate::sys::eventfd::EventFd;
@@ -199,6 +199,38 @@ impl OpenFile for SpaceFile {
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 self.0.cancel_job(asked.id)
             }
+            GET_LIMITS => {
+                let asked: vfetch_limits = argument.read(2 * size_of::<u32>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.0.limits(asked.scope)?)
+            }
+            SET_LIMITS => {
+                let asked: vfetch_limits = argument.read(size_of::<vfetch_limits>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.0.set_limits(&asked)?)
+            }
+            GET_POLICY => {
+                let asked: vfetch_policy = argument.read(size_of::<u32>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.0.policy())
+            }
+            SET_POLICY => {
+                let asked: vfetch_policy = argument.read(size_of::<vfetch_policy>())?;
+                must_be_zero(&[asked.flags])?;
+                self.0.set_policy(&asked)
+            }
+            POLICY_STATS => {
+                let asked: vfetch_policy_stats = argument.read(2 * size_of::<u32>())?;
+                must_be_zero(&[asked.flags])?;
+                argument.write(&self.0.policy_stats(asked.policy)?)
+            }
+            RESIDENCY => {
+                let mut asked: vfetch_residency =
+                    argument.read(core::mem::offset_of!(vfetch_residency, none))?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                self.0.residency(&mut asked)?;
+                argument.write(&asked)
+            }
             _ => Err(ENOTTY),
         }
     }
@@ -229,3 +261,9 @@ const DISCARD: u32 = Argument::command(hw::VFETCH_COMMAND_DISCARD);
 const SUBMIT: u32 = Argument::command(hw::VFETCH_COMMAND_SUBMIT);
 const WAIT: u32 = Argument::command(hw::VFETCH_COMMAND_WAIT);
 const CANCEL: u32 = Argument::command(hw::VFETCH_COMMAND_CANCEL);
+const GET_LIMITS: u32 = Argument::command(hw::VFETCH_COMMAND_GET_LIMITS);
+const SET_LIMITS: u32 = Argument::command(hw::VFETCH_COMMAND_SET_LIMITS);
+const GET_POLICY: u32 = Argument::command(hw::VFETCH_COMMAND_GET_POLICY);
+const SET_POLICY: u32 = Argument::command(hw::VFETCH_COMMAND_SET_POLICY);
+const POLICY_STATS: u32 = Argument::command(hw::VFETCH_COMMAND_POLICY_STATS);
+const RESIDENCY: u32 = Argument::command(hw::VFETCH_COMMAND_RESIDENCY);

@@ -12,6 +12,7 @@ use kernel::time::{Delta, Instant, Monotonic, Msecs};
 
 use super::address_space::{self, AddressSpaces, Asid};
 use super::device_fault::FaultRing;
+use super::evict::Room;
 use super::memory::Memory;
 use super::params::Parameters;
 use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
@@ -85,6 +86,8 @@ pub(crate) struct Function {
     /// Spaces of open files.
     #[pin]
     pub(crate) open: Mutex<KVec<Arc<Space>>>,
+    /// How many pages of all of them are where, and may be.
+    pub(crate) room: Room,
     /// Counts uses of blocks.
     clock: Atomic<u64>,
     /// Spaces that the device knows.
@@ -167,6 +170,10 @@ impl Function {
                 description,
                 stats,
                 open <- new_mutex!(KVec::new(), "vfetch: open spaces"),
+                room: Room::new(
+                    crate::sys::memory::total_pages() / 2,
+                    u64::from(frames),
+                ),
                 clock: Atomic::new(1),
                 spaces <- AddressSpaces::new(device.as_ref())?,
                 faults: FaultRing::new(device.as_ref(), registers.clone())?,

@@ -114,7 +114,7 @@ impl Space {
             };
         };
         match state {
-            Page::None if !self.room.has_room(1) => Next::Ended(Ended::Nothing),
+            Page::None if !self.has_room(1) => Next::Ended(Ended::Nothing),
             Page::None => match HostPage::zeroed() {
                 Ok(zeros) => {
                     locked.zero(page, Place::Host(zeros), block);

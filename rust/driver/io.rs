@@ -323,7 +323,7 @@ impl Space {
     /// the host's.
     fn make_room(&self, block: &Arc<Block>, pages: Region) -> Result {
         // CAST: at most 512.
-        if !self.room.has_room(1) {
+        if !self.has_room(1) {
             return Err(ENOSPC);
         }
         let frames = match self.take_zeroed(pages.len() as u32, block) {

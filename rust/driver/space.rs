@@ -255,6 +255,7 @@ impl Space {
                 let pages = (last.get() - first.get()) as u64 + 1;
                 let first = block.first_page() + first.get() as u64;
                 self.function.invalidate(asid, first, pages)?;
+                self.learn_used_by_device(block, &revocation.pages);
             }
         }
         block.drain();
@@ -267,6 +268,20 @@ impl Space {
         let mut used = PageMask::EMPTY;
         for page in pages.iter() {
             if locked.host_page(page).is_some_and(|page| page.take_used()) {
+                used.add(page);
+            }
+        }
+        let unused = pages.minus(&used);
+        self.feedback(&mut locked, Outcome::Used, &used);
+        self.feedback(&mut locked, Outcome::Evicted, &unused);
+    }
+
+    /// Tells the engine which of `pages`, which the device has forgotten, it has used.
+    fn learn_used_by_device(&self, block: &Block, pages: &PageMask) {
+        let mut locked = block.lock();
+        let mut used = PageMask::EMPTY;
+        for page in pages.and(locked.device()).iter() {
+            if locked.leaf.take_marks(page.get()) & hw::VFETCH_MARK_ACCESSED != 0 {
                 used.add(page);
             }
         }

@@ -68,3 +68,27 @@ impl Argument {
         Ok(())
     }
 }
+
+/// Memory of the calling process, to be written from the start on.
+pub(crate) struct UserBytes {
+    address: usize,
+    bytes: usize,
+}
+
+impl UserBytes {
+    /// `bytes` bytes at `address`.
+    pub(crate) fn new(address: u64, bytes: usize) -> Result<Self> {
+        let address = usize::try_from(address)?;
+        Ok(Self { address, bytes })
+    }
+
+    /// Writes the next bytes. EFAULT.
+    pub(crate) fn write(&mut self, data: &[u8]) -> Result {
+        let rest = self.bytes.checked_sub(data.len()).ok_or(EFAULT)?;
+        let slice = UserSlice::new(UserPtr::from_addr(self.address), data.len());
+        slice.writer().write_slice(data)?;
+        self.address = self.address.wrapping_add(data.len());
+        self.bytes = rest;
+        Ok(())
+    }
+}

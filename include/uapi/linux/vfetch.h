@@ -327,6 +327,155 @@ struct vfetch_cancel {
 	__u64 id;
 };
 
+/* What limits are of. */
+#define VFETCH_SCOPE_SPACE	0	/* this file's space */
+#define VFETCH_SCOPE_FUNCTION	1	/* all spaces of the function together */
+
+/**
+ * struct vfetch_limits - how much memory may be used where
+ * @flags: in: must be 0
+ * @scope: in: VFETCH_SCOPE_*
+ * @host_bytes: host memory, multiple of the page, at least VFETCH_LIMIT_MIN_BYTES
+ * @device_bytes: device memory, likewise; more than the function has means all of it
+ * @host_used_bytes: out: in use now
+ * @device_used_bytes: out: likewise
+ *
+ * To begin with a space and a function may use half of the machine's memory and all of the function's. What does not fit
+ * on one side goes to the other, the least recently used block first. Contents that would fit
+ * nowhere are refused: SIGBUS for a process that has the space mapped, ENOSPC for write() and for a job. A
+ * quarter of each side, at most a block, is kept free for pages that change sides.
+ *
+ * VFETCH_IOC_SET_LIMITS sends blocks away until what is used fits, as far as it can be done; what does not go
+ * by itself (pages that are pinned for I/O) stays. It changes nothing for spaces with VFETCH_SIZE_RESERVE.
+ *
+ * Errors: EINVAL unknown scope, a limit too small or not a multiple of the page.
+ */
+struct vfetch_limits {
+	__u32 flags;
+	__u32 scope;
+	__u64 host_bytes;
+	__u64 device_bytes;
+	__u64 host_used_bytes;
+	__u64 device_used_bytes;
+};
+
+#define VFETCH_LIMIT_MIN_BYTES	1048576
+
+/* Policies: who decides which pages come along with those that fault. ARCHITECTURE.md says what each does. */
+#define VFETCH_POLICY_NONE		0
+#define VFETCH_POLICY_ALWAYS_MAX	1
+#define VFETCH_POLICY_FIXED		2
+#define VFETCH_POLICY_TRAFFIC		3
+#define VFETCH_POLICY_PRESSURE		4
+#define VFETCH_POLICY_STRIDE		5
+#define VFETCH_POLICY_MULTI_LEVEL	6
+#define VFETCH_POLICY_THRASHING_AWARE	7
+#define VFETCH_POLICY_PROBABILISTIC	8
+#define VFETCH_POLICY_LRU		9
+#define VFETCH_POLICY_FREQUENCY		10
+#define VFETCH_POLICY_AUTO		11
+#define VFETCH_POLICIES			12
+
+/**
+ * struct vfetch_policy - how a function prefetches
+ * @flags: in: must be 0
+ * @enabled: 0: nothing comes along, 1
+ * @policy: VFETCH_POLICY_*
+ * @threshold: percent of a node of the tree that must be resident, 1 to 100
+ * @min_faults: faults of a block before anything comes along, 1 to 20
+ * @compat: 1: answers as NVIDIA's driver does, 0: exactly
+ * @ats: 1: faults count as they are, 0: they grow to 64 KiB first
+ * @sample_period_us: of the policies that adapt to traffic and to pressure, 1 to 10000000
+ * @stride_degree: strides ahead, 1 to 64
+ * @aggressiveness: of the probabilistic policy, in percent of the hit rate, 0 to 1000
+ * @neighbours: of the LRU-based policy: 64 KiB that it looks at, 1 to 8
+ * @horizon_us: of the fault-frequency-based policy, 1 to 10000000
+ *
+ * VFETCH_IOC_SET_POLICY holds for all spaces of the function, from the next fault on.
+ *
+ * Errors: EINVAL a value out of its range; nothing has changed then.
+ */
+struct vfetch_policy {
+	__u32 flags;
+	__u32 enabled;
+	__u32 policy;
+	__u32 threshold;
+	__u32 min_faults;
+	__u32 compat;
+	__u32 ats;
+	__u32 sample_period_us;
+	__u32 stride_degree;
+	__u32 aggressiveness;
+	__u32 neighbours;
+	__u32 horizon_us;
+};
+
+/**
+ * struct vfetch_policy_stats - what came of the hints of a function's policy
+ * @flags: in: must be 0
+ * @policy: in: VFETCH_POLICY_*, or VFETCH_POLICY_ALL: the sum
+ * @decisions: out: that it was asked for
+ * @hints: out: those in which pages came along
+ * @withheld: out: hints that were withheld, because of too few faults
+ * @invalid: out: answers that were invalid
+ * @prefetched_pages: out: pages that came along
+ * @used_pages: out: of them, those that were used afterwards
+ * @late_pages: out: those that were asked for while they were on their way
+ * @unused_pages: out: those that were sent back unused
+ * @dropped_pages: out: those of which nothing more is known
+ */
+struct vfetch_policy_stats {
+	__u32 flags;
+	__u32 policy;
+	__u64 decisions;
+	__u64 hints;
+	__u64 withheld;
+	__u64 invalid;
+	__u64 prefetched_pages;
+	__u64 used_pages;
+	__u64 late_pages;
+	__u64 unused_pages;
+	__u64 dropped_pages;
+};
+
+#define VFETCH_POLICY_ALL	0xffffffff
+
+/* Where a page of a space is. */
+#define VFETCH_PAGE_NONE	0	/* it has no contents, and reads as zeros */
+#define VFETCH_PAGE_HOST	1
+#define VFETCH_PAGE_DEVICE	2
+#define VFETCH_PAGE_MOVING	3
+#define VFETCH_PAGE_LOST	4
+#define VFETCH_PAGE_PINNED	0x80	/* with _HOST, _DEVICE: the other side reaches it there */
+
+/**
+ * struct vfetch_residency - where the pages of a part of this file's space are
+ * @flags: in: must be 0
+ * @reserved: in: must be 0
+ * @offset: in: first byte, a multiple of VFETCH_PAGE_BYTES
+ * @bytes: in: length, a multiple of VFETCH_PAGE_BYTES
+ * @pages: in: address of bytes / VFETCH_PAGE_BYTES bytes, each of which becomes VFETCH_PAGE_*; 0: only count
+ * @none: out: pages without contents
+ * @host: out: pages that the host owns
+ * @device: out: pages that the device owns
+ * @moving: out: pages on their way
+ * @lost: out: pages that are lost
+ *
+ * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space; EFAULT @pages cannot be written.
+ */
+struct vfetch_residency {
+	__u32 flags;
+	__u32 reserved;
+	__u64 offset;
+	__u64 bytes;
+	__u64 pages;
+	__u64 none;
+	__u64 host;
+	__u64 device;
+	__u64 moving;
+	__u64 lost;
+};
+
 #define VFETCH_IOC_GET_INFO	_IOWR(VFETCH_IOC_MAGIC, 0x00, struct vfetch_info)
 #define VFETCH_IOC_GET_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x01, struct vfetch_stats)
 #define VFETCH_IOC_SET_SIZE	_IOW(VFETCH_IOC_MAGIC, 0x02, struct vfetch_size)
@@ -334,5 +483,11 @@ struct vfetch_cancel {
 #define VFETCH_IOC_SUBMIT	_IOWR(VFETCH_IOC_MAGIC, 0x04, struct vfetch_submit)
 #define VFETCH_IOC_WAIT		_IOWR(VFETCH_IOC_MAGIC, 0x05, struct vfetch_wait)
 #define VFETCH_IOC_CANCEL	_IOW(VFETCH_IOC_MAGIC, 0x06, struct vfetch_cancel)
+#define VFETCH_IOC_GET_LIMITS	_IOWR(VFETCH_IOC_MAGIC, 0x07, struct vfetch_limits)
+#define VFETCH_IOC_SET_LIMITS	_IOWR(VFETCH_IOC_MAGIC, 0x08, struct vfetch_limits)
+#define VFETCH_IOC_GET_POLICY	_IOWR(VFETCH_IOC_MAGIC, 0x09, struct vfetch_policy)
+#define VFETCH_IOC_SET_POLICY	_IOW(VFETCH_IOC_MAGIC, 0x0a, struct vfetch_policy)
+#define VFETCH_IOC_POLICY_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x0b, struct vfetch_policy_stats)
+#define VFETCH_IOC_RESIDENCY	_IOWR(VFETCH_IOC_MAGIC, 0x0c, struct vfetch_residency)
 
 #endif /* _UAPI_LINUX_VFETCH_H */
