@@ -22,9 +22,13 @@
 
 /* The same for every caller, or a 32-bit program's commands are other numbers. */
 _Static_assert(sizeof(struct vfetch_info) == 120, "vfetch_info");
-_Static_assert(sizeof(struct vfetch_stats) == 208, "vfetch_stats");
+_Static_assert(sizeof(struct vfetch_stats) == 240, "vfetch_stats");
 _Static_assert(sizeof(struct vfetch_size) == 16, "vfetch_size");
 _Static_assert(sizeof(struct vfetch_range) == 24, "vfetch_range");
+_Static_assert(sizeof(struct vfetch_job) == 128, "vfetch_job");
+_Static_assert(sizeof(struct vfetch_submit) == 144, "vfetch_submit");
+_Static_assert(sizeof(struct vfetch_wait) == 40, "vfetch_wait");
+_Static_assert(sizeof(struct vfetch_cancel) == 16, "vfetch_cancel");
 _Static_assert(offsetof(struct vfetch_info, memory_bytes) == 56, "memory_bytes");
 _Static_assert(offsetof(struct vfetch_info, space_bytes) == 104, "space_bytes");
 _Static_assert(offsetof(struct vfetch_stats, reads) == 8, "reads");
@@ -208,22 +212,25 @@ static void set_size(void)
 	size.bytes = 8 * PAGE;
 	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "SET_SIZE gives the space a size");
 	is(info_of(fd).space_bytes, 8 * PAGE, "which GET_INFO then tells");
-	ok(info_of(fd).free_bytes + 8 * PAGE <= unused, "its room is taken at once");
+	is(info_of(fd).free_bytes, unused, "it takes no room");
 
 	size.bytes = 8 * PAGE + 1;
 	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL,
 	      "SET_SIZE: no multiple of the page is EINVAL");
-	size.bytes = memory + PAGE;
-	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), ENOSPC,
-	      "SET_SIZE: more than the function has is ENOSPC");
+	size.bytes = (1ULL << 40) + PAGE;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EFBIG,
+	      "SET_SIZE: more than 1 TiB is EFBIG");
 	size.bytes = 1ULL << 62;
-	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), ENOSPC,
-	      "SET_SIZE: far more than any has is ENOSPC");
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EFBIG,
+	      "SET_SIZE: far more than that is EFBIG");
 	size.bytes = ~0ULL - PAGE + 1;
-	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), ENOSPC,
-	      "SET_SIZE: the largest of all is ENOSPC");
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EFBIG,
+	      "SET_SIZE: the largest of all is EFBIG");
 	size.bytes = PAGE;
-	size.flags = 1;
+	size.flags = VFETCH_SIZE_RESERVE;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL,
+	      "SET_SIZE: what was not reserved cannot go on reserved");
+	size.flags = VFETCH_SIZE_RESERVE << 1;
 	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL, "SET_SIZE: an unknown flag is EINVAL");
 	size.flags = 0;
 	size.reserved = 1;
@@ -259,6 +266,32 @@ static void set_size(void)
 	size.bytes = 0;
 	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "the space is given back");
 	is(pread(fd, page, PAGE, 0), 0, "and then has nothing to read");
+	size.bytes = 1ULL << 40;
+	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "a space can be far larger than its function");
+	is(pwrite(fd, page, 1, (1ULL << 40) - 1), 1, "its last byte is written");
+	is(info_of(fd).free_bytes, unused - PAGE, "that took a page");
+	size.bytes = 0;
+	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "the space is given back");
+
+	size.flags = VFETCH_SIZE_RESERVE;
+	size.bytes = 8 * PAGE;
+	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "a size is reserved");
+	is(info_of(fd).free_bytes, unused - 8 * PAGE, "its room is taken at once");
+	size.bytes = memory + PAGE;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), ENOSPC,
+	      "SET_SIZE: more than the function has cannot be reserved");
+	size.bytes = (1ULL << 40) + PAGE;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EFBIG,
+	      "SET_SIZE: more than 1 TiB is EFBIG then, too");
+	size.bytes = 4 * PAGE;
+	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "a reserved size shrinks");
+	is(info_of(fd).free_bytes, unused - 4 * PAGE, "and gives its room back");
+	size.flags = 0;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL,
+	      "SET_SIZE: what was reserved stays reserved");
+	size.bytes = 0;
+	is(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), 0, "until it is given back");
+	is(info_of(fd).free_bytes, unused, "and all its room with it");
 	close(fd);
 }
 

@@ -86,6 +86,24 @@ pub enum Error {
         memory: u64,
     },
 
+    /// More than a space can ever be (`EFBIG`).
+    #[error("vfetch{node}: no space can be as large as {}", size(*.wanted))]
+    TooLarge {
+        /// The node.
+        node: u32,
+        /// The size asked for.
+        wanted: u64,
+    },
+
+    /// A space's sizes are all reserved, or none is (`EINVAL`).
+    #[error("vfetch{node}: the space {}", if *.reserved { "has reserved its memory" } else { "has a size for which no memory is reserved" })]
+    Reserved {
+        /// The node.
+        node: u32,
+        /// What the space is.
+        reserved: bool,
+    },
+
     /// A size, offset or length that must be a multiple of [`crate::PAGE_BYTES`] is not (`EINVAL`).
     #[error("{value} is not a multiple of the page, {} bytes", crate::PAGE_BYTES)]
     Unaligned {
@@ -190,7 +208,8 @@ impl Error {
             Self::NotVfetch { .. } => Errno::NOTTY,
             Self::Gone { .. } => Errno::NODEV,
             Self::NoRoom { .. } | Self::BeyondEnd { .. } => Errno::NOSPC,
-            Self::Unaligned { .. } | Self::NotPf { .. } => Errno::INVAL,
+            Self::TooLarge { .. } => Errno::FBIG,
+            Self::Unaligned { .. } | Self::Reserved { .. } | Self::NotPf { .. } => Errno::INVAL,
             Self::Lost { .. } | Self::TransferFailed { .. } => Errno::IO,
             Self::WouldBlock { .. } => Errno::AGAIN,
             Self::VfsEnabled { .. } => Errno::BUSY,
@@ -237,6 +256,9 @@ impl Error {
                 "ask for less, or close other files of this function; with VFs the memory is divided among the functions"
                     .into()
             }
+            Self::TooLarge { .. } => "the largest space is 1 TiB".into(),
+            Self::Reserved { reserved: true, .. } => "reserve the new size too, or go by way of the size 0".into(),
+            Self::Reserved { reserved: false, .. } => "do not reserve the new size either, or go by way of the size 0".into(),
             Self::Unaligned { value } => match value.checked_next_multiple_of(crate::PAGE_BYTES) {
                 Some(next) => format!("use {} or {next}", next - crate::PAGE_BYTES),
                 None => return None,

@@ -20,7 +20,7 @@ use rustix::{
     process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags},
 };
 
-use crate::{sys, Error, Function, Info, Result, Stats, ABI_VERSION, PAGE_BYTES};
+use crate::{sys, uapi, Error, Function, Info, Result, Stats, ABI_VERSION, PAGE_BYTES};
 
 /// Memory of one's own on a function: lives as long as the file that reaches it.
 ///
@@ -177,15 +177,40 @@ impl Space {
     }
 
     /// Gives the space this many bytes, a multiple of [`PAGE_BYTES`]. Growing adds
-    /// zeros, shrinking discards what is beyond the new end.
+    /// zeros, shrinking discards what is beyond the new end. Memory is taken as pages are used, so that the
+    /// space may be larger than the function's memory; with [`Space::reserve`] it is taken at once.
     ///
     /// # Errors
     ///
-    /// [`Error::Unaligned`]; [`Error::NoRoom`], after which the size is what it was;
-    /// [`Error::Gone`].
+    /// [`Error::Unaligned`]; [`Error::TooLarge`]; [`Error::Reserved`] when the space has reserved what it has;
+    /// [`Error::Gone`]. The size is then what it was.
     pub fn set_size(&self, bytes: u64) -> Result<()> {
+        self.resize(bytes, false)
+    }
+
+    /// As [`Space::set_size`], but takes the function's memory for every page at once, so that no page of the space ever
+    /// lacks it. A space is given all of its sizes, from the first to the next 0, in one way or the other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`]; [`Error::NoRoom`]; [`Error::TooLarge`]; [`Error::Reserved`] when the space has a size by
+    /// [`Space::set_size`]; [`Error::Gone`]. The size is then what it was.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        self.resize(bytes, true)
+    }
+
+    fn resize(&self, bytes: u64, reserve: bool) -> Result<()> {
         aligned(bytes)?;
-        sys::set_size(self.as_fd(), bytes).map_err(|errno| match (errno, self.info()) {
+        let flags = if reserve { uapi::VFETCH_SIZE_RESERVE } else { 0 };
+        sys::set_size(self.as_fd(), bytes, flags).map_err(|errno| match (errno, self.info()) {
+            (Errno::FBIG, _) => Error::TooLarge {
+                node: self.node,
+                wanted: bytes,
+            },
+            (Errno::INVAL, _) => Error::Reserved {
+                node: self.node,
+                reserved: !reserve,
+            },
             (Errno::NOSPC, Ok(info)) => Error::NoRoom {
                 node: self.node,
                 wanted: bytes,
@@ -200,18 +225,13 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// [`Error::Unaligned`]; [`Error::BeyondEnd`]; [`Error::Gone`];
-    /// [`Error::TransferFailed`] when the device would not scrub them.
+    /// [`Error::Unaligned`]; [`Error::BeyondEnd`]; [`Error::Gone`].
     pub fn discard(&self, range: Range<u64>) -> Result<()> {
         aligned(range.start)?;
         aligned(range.end)?;
         let bytes = range.end.saturating_sub(range.start);
         sys::discard(self.as_fd(), range.start, bytes).map_err(|errno| match errno {
             Errno::RANGE => self.beyond_end(range.end),
-            Errno::IO => Error::TransferFailed {
-                node: self.node,
-                offset: range.start,
-            },
             _ => self.failed("discard pages", errno),
         })
     }

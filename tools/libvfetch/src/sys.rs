@@ -36,8 +36,9 @@ pub(crate) fn get_stats(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_stats> {
 }
 
 /// `VFETCH_IOC_SET_SIZE`.
-pub(crate) fn set_size(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
+pub(crate) fn set_size(fd: BorrowedFd<'_>, bytes: u64, flags: u32) -> Result<()> {
     let size = uapi::vfetch_size {
+        flags,
         bytes,
         ..Default::default()
     };

@@ -2,7 +2,7 @@
 
 //! What the commands need of a space, so that they can be tested without one.
 
-use libvfetch::{Info, Result, Space};
+use libvfetch::{Error, Info, Result, Space};
 
 /// Memory that is read and written at offsets.
 pub(crate) trait Memory: Send + Sync {
@@ -23,8 +23,12 @@ impl Memory for Space {
         Self::info(self)
     }
 
+    // These commands are about device memory: all of it is taken before they begin. But a space that came with a size keeps what it is.
     fn set_size(&self, bytes: u64) -> Result<()> {
-        Self::set_size(self, bytes)
+        match self.reserve(bytes) {
+            Err(Error::Reserved { reserved: false, .. }) => Self::set_size(self, bytes),
+            result => result,
+        }
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
@@ -75,8 +79,6 @@ impl Buffer {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Mutex;
-
-    use libvfetch::Error;
 
     use super::*;
 

@@ -10,7 +10,7 @@ use libvfetch::{Role, Space, State, BLOCK_BYTES, PAGE_BYTES};
 use crate::support::{
     buffer::Area,
     errno::{fails, same, Errno},
-    machine::{functions, given, pf, space, stats, vf, PAGE},
+    machine::{functions, given, pf, reserved, space, stats, vf, PAGE},
     model::pattern,
 };
 
@@ -169,7 +169,7 @@ pub(crate) fn spaces_and_pages_are_counted() -> Result<()> {
     let before = given(&function)?;
     let mut spaces = Vec::new();
     for n in 1..=20 {
-        let space = space(&function, 8 * PAGE_BYTES)?;
+        let space = reserved(&function, 8 * PAGE_BYTES)?;
         space.write_all_at(&[1], PAGE_BYTES)?;
         // Twice the same page.
         space.write_all_at(&[1], PAGE_BYTES + 5)?;
@@ -217,16 +217,16 @@ pub(crate) fn nothing_is_lost_in_ten_rounds_of_everything() -> Result<()> {
     let function = vf(7)?;
     let before = given(&function)?;
     for round in 0..10u16 {
-        let a = space(&function, 6 << 20)?;
-        let b = space(&function, 3 << 20)?;
+        let a = reserved(&function, 6 << 20)?;
+        let b = reserved(&function, 3 << 20)?;
         let data = pattern(82, round, 0, 3 << 20);
         a.write_all_at(&data, 5)?;
         b.write_all_at(data.get(..1 << 20).unwrap_or_default(), 9999)?;
         a.discard(PAGE_BYTES..700 * PAGE_BYTES)?;
-        a.set_size(100 * PAGE_BYTES)?;
-        a.set_size(1000 * PAGE_BYTES)?;
+        a.reserve(100 * PAGE_BYTES)?;
+        a.reserve(1000 * PAGE_BYTES)?;
         a.write_all_at(&data, 50)?;
-        b.set_size(0)?;
+        b.reserve(0)?;
         let now = given(&function)?;
         same(
             "free bytes",

@@ -3,7 +3,6 @@
 //! The space's end, positions, modes.
 
 use std::{
-    fs::File,
     io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write},
     os::{fd::AsFd, unix::fs::FileExt},
 };
@@ -261,15 +260,17 @@ pub(crate) fn nowait_is_refused() -> Result<()> {
     model::equal("preadv2", 8, &buffer, &pattern(21, 1, 8, 8))
 }
 
-pub(crate) fn the_node_cannot_be_mapped() -> Result<()> {
+pub(crate) fn the_node_is_mapped_shared_and_not_privately() -> Result<()> {
     let space = four_pages()?;
-    let file: File = space.as_fd().try_clone_to_owned()?.into();
-    for flags in [MapFlags::SHARED, MapFlags::PRIVATE] {
-        let mapping = Mapping::of(&file, PAGE, ProtFlags::READ, flags);
+    let rights = ProtFlags::READ | ProtFlags::WRITE;
+    for rights in [ProtFlags::READ, rights] {
+        let mapping = Mapping::of(&space, PAGE, rights, MapFlags::PRIVATE);
         let error = mapping
             .err()
             .and_then(|error| error.downcast::<Errno>().ok());
-        same("mmap", error, Some(Errno::NODEV))?;
+        same("a private mapping", error, Some(Errno::INVAL))?;
     }
-    Ok(())
+    let mapping = Mapping::of(&space, 4 * PAGE, rights, MapFlags::SHARED)?;
+    let data = pattern(21, 1, 0, 4 * PAGE);
+    model::equal("a shared mapping", 0, &mapping.copy(0..4 * PAGE), &data)
 }

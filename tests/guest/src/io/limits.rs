@@ -8,9 +8,9 @@ use rand::Rng;
 
 use crate::support::{
     errno::{fails, gives, same, Errno},
-    machine::{leaves_nothing, pf, space, vf, PAGE},
+    machine::{leaves_nothing, pf, reserved, space, vf, PAGE},
     model::{self, pattern, Model},
-    raw,
+    raw::{self, RESERVE},
 };
 
 fn bytes_of(space: &Space) -> Result<u64> {
@@ -21,13 +21,66 @@ pub(crate) fn sizes_are_whole_pages() -> Result<()> {
     let space = space(&pf()?, 4 * PAGE as u64)?;
     // The library would refuse these itself.
     for bytes in [1, 511, 4095, 4097, 4 * 4096 - 1, u64::MAX, (1 << 63) + 1] {
-        fails("no whole page", raw::set_size(&space, bytes), Errno::INVAL)?;
+        for flags in [0, RESERVE] {
+            let result = raw::set_size(&space, bytes, flags);
+            fails("no whole page", result, Errno::INVAL)?;
+        }
         same("the size", bytes_of(&space)?, 4 * PAGE as u64)?;
     }
-    gives("the same size", raw::set_size(&space, 4 * 4096), ())?;
-    gives("nothing", raw::set_size(&space, 0), ())?;
-    gives("nothing again", raw::set_size(&space, 0), ())?;
+    gives("the same size", raw::set_size(&space, 4 * 4096, 0), ())?;
+    gives("nothing", raw::set_size(&space, 0, 0), ())?;
+    gives("nothing again", raw::set_size(&space, 0, 0), ())?;
     same("the size", bytes_of(&space)?, 0)
+}
+
+pub(crate) fn a_space_may_be_larger_than_device_memory() -> Result<()> {
+    let function = vf(5)?;
+    leaves_nothing(&function, || {
+        let space = space(&function, 1 << 40)?;
+        let before = space.info()?;
+        same("the size", before.space_bytes, 1 << 40)?;
+        same("what is free", before.free_bytes, before.memory_bytes)?;
+        let places = [0, 5 << 30, (1 << 39) + 4093, (1 << 40) - 9];
+        for (n, at) in (1..).zip(places) {
+            space.write_all_at(&pattern(75, n, at, 9), at)?;
+        }
+        for (n, at) in (1..).zip(places) {
+            let mut got = [0; 9];
+            space.read_exact_at(&mut got, at)?;
+            model::equal("sparse data", at, &got, &pattern(75, n, at, 9))?;
+        }
+        // Two of them in one page, one across two.
+        same("pages", space.stats()?.device_pages, 5)?;
+        space.set_size(1 << 39)?;
+        same("pages", space.stats()?.device_pages, 2)
+    })
+}
+
+pub(crate) fn a_space_is_reserved_from_its_first_size_to_its_last() -> Result<()> {
+    let function = vf(5)?;
+    leaves_nothing(&function, || {
+        for (own, other) in [(0, RESERVE), (RESERVE, 0)] {
+            let space = Space::open(&function)?;
+            for _ in 0..2 {
+                gives("a size", raw::set_size(&space, 4 * 4096, own), ())?;
+                for bytes in [4096, 4 * 4096, 8 * 4096] {
+                    let result = raw::set_size(&space, bytes, other);
+                    fails("the other way", result, Errno::INVAL)?;
+                    same("the size", bytes_of(&space)?, 4 * 4096)?;
+                }
+                gives("more", raw::set_size(&space, 8 * 4096, own), ())?;
+                gives("less", raw::set_size(&space, 4096, own), ())?;
+                gives("nothing, the other way", raw::set_size(&space, 0, other), ())?;
+            }
+            gives("a size the other way", raw::set_size(&space, 4096, other), ())?;
+        }
+        let space = Space::open(&function)?;
+        for flag in (1..32).map(|bit| 1 << bit) {
+            let result = raw::set_size(&space, 4096, flag);
+            fails("an unknown flag", result, Errno::INVAL)?;
+        }
+        Ok(())
+    })
 }
 
 pub(crate) fn sizes_beyond_reason_are_refused() -> Result<()> {
@@ -35,26 +88,37 @@ pub(crate) fn sizes_beyond_reason_are_refused() -> Result<()> {
     space.write_all_at(&[1; 8], 0)?;
     let before = space.info()?;
     for bytes in [
-        1 << 32,
-        1 << 40,
+        (1 << 40) + 4096,
         1 << 44,
         (1 << 44) + 4096,
         1 << 62,
         1 << 63,
         u64::MAX - 4095,
     ] {
-        fails(
-            &format!("{bytes:#x} bytes"),
-            raw::set_size(&space, bytes),
-            Errno::NOSPC,
-        )?;
+        for flags in [0, RESERVE] {
+            fails(
+                &format!("{bytes:#x} bytes"),
+                raw::set_size(&space, bytes, flags),
+                Errno::FBIG,
+            )?;
+        }
         let after = space.info()?;
         same("the size", after.space_bytes, before.space_bytes)?;
         same("what is free", after.free_bytes, before.free_bytes)?;
     }
     let mut got = [0; 8];
     space.read_exact_at(&mut got, 0)?;
-    same("the contents", got, [1; 8])
+    same("the contents", got, [1; 8])?;
+    let space = reserved(&pf()?, 4 * PAGE as u64)?;
+    let before = space.info()?;
+    for bytes in [1 << 32, 1 << 40] {
+        let result = raw::set_size(&space, bytes, RESERVE);
+        fails("more than device memory", result, Errno::NOSPC)?;
+        let after = space.info()?;
+        same("the size", after.space_bytes, before.space_bytes)?;
+        same("what is free", after.free_bytes, before.free_bytes)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn a_space_takes_all_that_is_free_and_no_more() -> Result<()> {
@@ -65,30 +129,30 @@ pub(crate) fn a_space_takes_all_that_is_free_and_no_more() -> Result<()> {
         ensure!(free % PAGE as u64 == 0 && free > 0, "{free} bytes are free");
         fails(
             "a page more than is free",
-            raw::set_size(&space, free + PAGE as u64),
+            raw::set_size(&space, free + PAGE as u64, RESERVE),
             Errno::NOSPC,
         )?;
         same("what is free", space.info()?.free_bytes, free)?;
-        space.set_size(free)?;
+        space.reserve(free)?;
         same("what is free", space.info()?.free_bytes, 0)?;
         fails(
             "a page more",
-            raw::set_size(&space, free + PAGE as u64),
+            raw::set_size(&space, free + PAGE as u64, RESERVE),
             Errno::NOSPC,
         )?;
         let other = Space::open(&function)?;
         fails(
             "a page for another",
-            raw::set_size(&other, PAGE as u64),
+            raw::set_size(&other, PAGE as u64, RESERVE),
             Errno::NOSPC,
         )?;
-        space.set_size(free - PAGE as u64)?;
+        space.reserve(free - PAGE as u64)?;
         same("what is free", space.info()?.free_bytes, PAGE as u64)?;
-        gives("a page for another", raw::set_size(&other, PAGE as u64), ())?;
-        fails("it back", raw::set_size(&space, free), Errno::NOSPC)?;
+        gives("a page for another", raw::set_size(&other, PAGE as u64, RESERVE), ())?;
+        fails("it back", raw::set_size(&space, free, RESERVE), Errno::NOSPC)?;
         drop(other);
-        gives("it back", raw::set_size(&space, free), ())?;
-        space.set_size(0)?;
+        gives("it back", raw::set_size(&space, free, RESERVE), ())?;
+        space.reserve(0)?;
         same("what is free", space.info()?.free_bytes, free)
     })
 }
@@ -101,7 +165,7 @@ pub(crate) fn spaces_share_the_memory_of_their_function() -> Result<()> {
         let sizes = [free / 3, free / 5, PAGE as u64, 0].map(|b| b / PAGE as u64 * PAGE as u64);
         let spaces = sizes
             .iter()
-            .map(|bytes| space(&function, *bytes))
+            .map(|bytes| reserved(&function, *bytes))
             .collect::<Result<Vec<_>>>()?;
         let taken: u64 = sizes.iter().sum();
         for space in &spaces {
@@ -109,7 +173,7 @@ pub(crate) fn spaces_share_the_memory_of_their_function() -> Result<()> {
             same("what is free", info.free_bytes, free - taken)?;
             fails(
                 "more than that",
-                raw::set_size(space, info.space_bytes + free - taken + 4096),
+                raw::set_size(space, info.space_bytes + free - taken + 4096, RESERVE),
                 Errno::NOSPC,
             )?;
         }
@@ -155,7 +219,10 @@ pub(crate) fn promised_room_is_kept() -> Result<()> {
         // Two spaces that have all of it between them, filled page by page in turn from both ends.
         let free = Space::open(&function)?.info()?.free_bytes;
         let half = free / 2 / PAGE as u64 * PAGE as u64;
-        let (a, b) = (space(&function, half)?, space(&function, free - half)?);
+        let (a, b) = (
+            reserved(&function, half)?,
+            reserved(&function, free - half)?,
+        );
         let pages = half / PAGE as u64;
         for page in (0..pages).step_by(7).chain((0..pages).rev().step_by(3)) {
             let at = page * PAGE as u64;
@@ -230,7 +297,7 @@ pub(crate) fn discarding_gives_zeros_and_keeps_the_size() -> Result<()> {
     let function = vf(4)?;
     leaves_nothing(&function, || {
         let pages = 1600;
-        let space = space(&function, (pages * PAGE) as u64)?;
+        let space = reserved(&function, (pages * PAGE) as u64)?;
         let free = space.info()?.free_bytes;
         let mut model = Model::new(73, pages * PAGE);
         let mut random = model::random(73);

@@ -18,7 +18,7 @@ fn take_all(function: &Function) -> Result<Space> {
     let space = Space::open(function)?;
     let bytes = space.info()?.free_bytes;
     ensure!(bytes >= 1 << 20, "only {bytes} bytes");
-    space.set_size(bytes)?;
+    space.reserve(bytes)?;
     Ok(space)
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 ends::read_and_write_move_the_position,
                 ends::the_mode_of_the_file_is_kept,
                 ends::nowait_is_refused,
-                ends::the_node_cannot_be_mapped,
+                ends::the_node_is_mapped_shared_and_not_privately,
                 faults::a_buffer_that_is_not_there_holds_nobody_up,
                 faults::a_buffer_that_is_nowhere_is_efault,
                 faults::memory_without_rights_is_efault,
@@ -88,6 +88,8 @@ pub(crate) fn groups() -> Vec<Group> {
             tests: bounded![60:
                 limits::sizes_are_whole_pages,
                 limits::sizes_beyond_reason_are_refused,
+                limits::a_space_may_be_larger_than_device_memory,
+                limits::a_space_is_reserved_from_its_first_size_to_its_last,
                 limits::a_space_takes_all_that_is_free_and_no_more,
                 limits::spaces_share_the_memory_of_their_function,
                 limits::growing_and_shrinking_keeps_what_stays,

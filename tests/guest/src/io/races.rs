@@ -22,7 +22,7 @@ use crate::support::{
     limit,
     machine::{leaves_nothing, space, stats, vf, PAGE},
     model::{self, pattern},
-    raw,
+    raw::{self, RESERVE},
 };
 
 type Job<'a> = Box<dyn Fn(u64) -> Result<()> + Send + Sync + 'a>;
@@ -161,7 +161,7 @@ pub(crate) fn sizes_are_set_at_once_up_to_the_limit() -> Result<()> {
             .map(|space| -> Job<'_> {
                 Box::new(|_| {
                     // More than half: only one can have it at a time.
-                    match raw::set_size(space, half) {
+                    match raw::set_size(space, half, RESERVE) {
                         Ok(()) => {
                             ensure!(
                                 held.fetch_add(1, Relaxed) == 0,
@@ -170,7 +170,7 @@ pub(crate) fn sizes_are_set_at_once_up_to_the_limit() -> Result<()> {
                             granted.fetch_add(1, Relaxed);
                             space.write_all_at(&[1], half - 1)?;
                             held.fetch_sub(1, Relaxed);
-                            raw::set_size(space, 0)?;
+                            raw::set_size(space, 0, RESERVE)?;
                         }
                         Err(Errno::NOSPC) => {
                             refused.fetch_add(1, Relaxed);

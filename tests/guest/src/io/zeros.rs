@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::support::{
     limit,
-    machine::{self, leaves_nothing, space, vf, PAGE},
+    machine::{self, leaves_nothing, reserved, space, vf, PAGE},
     model::{self, pattern},
     process,
 };
@@ -54,10 +54,10 @@ pub(crate) fn a_space_of_all_memory_holds_nothing_of_its_former_owners() -> Resu
     leaves_nothing(&function, || {
         let free = Space::open(&function)?.info()?.free_bytes;
         ensure!(free >= 4 << 20, "{free} bytes are too few for this test");
-        let first = space(&function, free)?;
+        let first = reserved(&function, free)?;
         fill(&first, 11, free)?;
         drop(first);
-        let second = space(&function, free)?;
+        let second = reserved(&function, free)?;
         is_clean("a space after another", &second, 0, free)
     })
 }
@@ -105,7 +105,7 @@ pub(crate) fn what_a_killed_process_wrote_is_not_seen_again() -> Result<()> {
         let free = Space::open(&function)?.info()?.free_bytes;
         for _ in 0..3 {
             let mut child = process::fork(|| {
-                let Ok(space) = space(&function, free) else {
+                let Ok(space) = reserved(&function, free) else {
                     return 1;
                 };
                 // Until it is killed.
@@ -125,7 +125,7 @@ pub(crate) fn what_a_killed_process_wrote_is_not_seen_again() -> Result<()> {
         limit::until(5, "its memory", || {
             Ok(Space::open(&function)?.info()?.free_bytes == free)
         })?;
-        let space = space(&function, free)?;
+        let space = reserved(&function, free)?;
         is_clean("memory of killed processes", &space, 0, free)
     })
 }

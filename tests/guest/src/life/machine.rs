@@ -128,6 +128,13 @@ pub(crate) fn space(function: &Function, bytes: u64) -> Result<Space> {
     Ok(space)
 }
 
+/// A space that has `bytes` of a function's memory to itself.
+pub(crate) fn reserved(function: &Function, bytes: u64) -> Result<Space> {
+    let space = Space::open(function)?;
+    space.reserve(bytes)?;
+    Ok(space)
+}
+
 // ---- Results ------------------------------------------------------------------------------------
 
 /// That `result` is this error.

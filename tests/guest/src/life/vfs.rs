@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::load::Worker;
 use super::machine::{
-    expect, expect_refused, function, functions, have_vfs, pf_address, set_vfs, space, store,
+    expect, expect_refused, function, functions, have_vfs, pf_address, reserved, set_vfs, space, store,
     sysfs, MIB, PAGE,
 };
 use crate::tap::Test;
@@ -78,10 +78,10 @@ fn each_vf_has_its_share_and_the_pf_the_rest() -> Result<()> {
         );
         // All of it can be had, and no more.
         let function = function(vf.function)?;
-        let all = space(&function, vf.memory_bytes)?;
+        let all = reserved(&function, vf.memory_bytes)?;
         expect(
             "one page more",
-            Space::open(&function)?.set_size(PAGE),
+            Space::open(&function)?.reserve(PAGE),
             Errno::NOSPC,
         )?;
         all.write_all_at(&[1; 4096], vf.memory_bytes - PAGE)?;
@@ -92,7 +92,7 @@ fn each_vf_has_its_share_and_the_pf_the_rest() -> Result<()> {
 /// Writes to all of a function's memory.
 fn taint(space: &Space) -> Result<u64> {
     let bytes = space.info()?.memory_bytes;
-    space.set_size(bytes)?;
+    space.reserve(bytes)?;
     let secret = vec![0xc3; MIB as usize];
     for at in (0..bytes).step_by(MIB as usize) {
         space.write_all_at(&secret, at)?;
@@ -103,7 +103,7 @@ fn taint(space: &Space) -> Result<u64> {
 /// That no page of a function shows what it held before.
 pub(crate) fn expect_untainted(space: &Space) -> Result<()> {
     let bytes = space.info()?.memory_bytes;
-    space.set_size(bytes)?;
+    space.reserve(bytes)?;
     let mut buffer = vec![0; PAGE as usize];
     for at in (0..bytes).step_by(4 * PAGE as usize) {
         // A page gets its memory when it is written to.

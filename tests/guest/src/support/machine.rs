@@ -47,6 +47,13 @@ pub(crate) fn space(function: &Function, bytes: u64) -> Result<Space> {
     Ok(space)
 }
 
+/// A space that has so many bytes of device memory to itself.
+pub(crate) fn reserved(function: &Function, bytes: u64) -> Result<Space> {
+    let space = Space::open(function)?;
+    space.reserve(bytes)?;
+    Ok(space)
+}
+
 /// The node, opened with further flags.
 pub(crate) fn open_with(
     function: &Function,

@@ -30,10 +30,13 @@ const MAGIC: u8 = 0xa8;
 const SET_SIZE: Opcode = opcode::write::<Size>(MAGIC, 2);
 const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
 
+/// `VFETCH_SIZE_RESERVE`.
+pub(crate) const RESERVE: u32 = 1;
+
 /// `VFETCH_IOC_SET_SIZE`.
-pub(crate) fn set_size(space: &Space, bytes: u64) -> Result<(), Errno> {
+pub(crate) fn set_size(space: &Space, bytes: u64, flags: u32) -> Result<(), Errno> {
     let size = Size {
-        flags: 0,
+        flags,
         reserved: 0,
         bytes,
     };
