@@ -16,6 +16,7 @@ pub(crate) mod ioctl;
 pub(crate) mod irq;
 pub(crate) mod leaf;
 pub(crate) mod mapping;
+pub(crate) mod memcg;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod pci;

@@ -13,7 +13,7 @@ use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use super::lru::{Age, Listed};
-use super::migrate::Move;
+use super::migrate::{Begun, Move};
 use super::space::Space;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
@@ -584,7 +584,7 @@ impl Pages {
         &mut self,
         this: &Arc<Move>,
         must: bool,
-    ) -> Option<Revocation> {
+    ) -> Option<Begun> {
         let place = self.moves.iter_mut().find(|place| place.is_none())?;
         *place = Some(this.clone());
         let (to, id) = (this.to, this.id);
@@ -609,7 +609,7 @@ impl Pages {
         if all.unmap {
             self.mapped = self.mapped.minus(&this.pages);
         }
-        Some(all)
+        Some(Begun::new(this.clone(), all))
     }
 
     /// `this` has ended: all of its pages have arrived or gone back.

@@ -347,9 +347,7 @@ impl Space {
                 let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
                 let generation = locked.generation();
                 let one = Move::new(&block, wanted, Location::Device, generation, hold)?;
-                if let Some(revocation) = locked.begin(&one, false) {
-                    began = Some((one, revocation));
-                }
+                began = locked.begin(&one, false);
             } else if !wanted.is_empty() {
                 // Some move must end first.
                 let version = block.version();
@@ -362,12 +360,8 @@ impl Space {
             if !short.is_empty() {
                 self.zero_remotely(&block, &short)?;
             }
-            if let Some((one, revocation)) = began {
-                match one.revoke(&revocation) {
-                    Ok(()) => one.submit(&host, false),
-                    Err(error) => one.give_up(error),
-                }
-                awaited.push((one, host), GFP_KERNEL)?;
+            if let Some(began) = began {
+                awaited.push((began.carry_out(&host, false), host), GFP_KERNEL)?;
             }
             if let Some(ahead) = &hint.ahead {
                 self.bring_ahead(ahead, Location::Device);
@@ -378,6 +372,7 @@ impl Space {
 
     /// Pages that have no contents and for which there is no frame get zeros in host memory, where the device reaches them. ENOSPC, ENOMEM.
     fn zero_remotely(&self, block: &Arc<Block>, pages: &PageMask) -> Result {
+        let _charged = self.memcg.charge();
         let mut locked = block.lock();
         for page in pages.iter() {
             if !locked.is_dead() && locked.state(page) == Some(Page::None) {

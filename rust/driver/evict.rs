@@ -241,7 +241,7 @@ impl Space {
     /// Sends what can go of a block away. Returns whether anything went.
     fn evict_block(&self, block: &Arc<Block>, from: Location) -> Result<bool> {
         let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
-        let (moving, revocation) = {
+        let begun = {
             let mut locked = block.lock();
             let all = match from {
                 Location::Device => *locked.device(),
@@ -253,13 +253,9 @@ impl Space {
             }
             let generation = locked.generation();
             let moving = Move::new(block, pages, from.other(), generation, hold)?;
-            let revocation = locked.begin(&moving, true).ok_or(EAGAIN)?;
-            (moving, revocation)
+            locked.begin(&moving, true).ok_or(EAGAIN)?
         };
-        match moving.revoke(&revocation) {
-            Ok(()) => moving.submit(&PageMask::EMPTY, true),
-            Err(error) => moving.give_up(error),
-        }
+        let moving = begun.carry_out(&PageMask::EMPTY, true);
         moving.finish();
         let gone = {
             let locked = block.lock();

@@ -17,6 +17,7 @@ use super::memory::Memory;
 use super::params::Parameters;
 use super::queue::{Command, Failure, Queue, Transfer, CHUNK_PAGES};
 use super::recovery::Recovery;
+use super::registry;
 use super::regs::{Description, Registers};
 use super::space::Space;
 use super::stats::Stats;
@@ -25,6 +26,7 @@ use crate::engine::params::Params;
 use crate::engine::prefetch::FunctionState;
 use crate::sys::abi as hw;
 use crate::sys::pci::{Address, BoundDevice, BoundGuard};
+use crate::sys::work::OwnQueue;
 
 /// Who a function is. None of it changes while the module is loaded.
 #[derive(Clone, Copy)]
@@ -94,6 +96,8 @@ pub(crate) struct Function {
     #[pin]
     pub(crate) spaces: AddressSpaces,
     pub(crate) faults: Arc<FaultRing>,
+    /// Where moves are ended that nobody waits for.
+    pub(crate) work: Arc<OwnQueue>,
     /// Of moves.
     transactions: Atomic<u64>,
     /// What decides which pages come along.
@@ -188,6 +192,7 @@ impl Function {
                 ordinary,
                 priority,
                 compute,
+                work: registry::get().ok_or(ENODEV)?.work(),
                 parameters,
                 recovery,
                 state: Atomic::new(State::Recovering.number()),

@@ -92,7 +92,7 @@ impl Space {
         let Some(hold) = BoundHold::new(&self.function.bound) else {
             return;
         };
-        let (moving, revocation) = {
+        let begun = {
             let mut locked = block.lock();
             let wanted = prefetch::ahead_pages(&locked.engine, ahead);
             let pages = locked.movable(&wanted, to, false);
@@ -103,16 +103,13 @@ impl Space {
             let Ok(moving) = Move::new(&block, pages, to, generation, hold) else {
                 return;
             };
-            let Some(revocation) = locked.begin(&moving, false) else {
+            let Some(begun) = locked.begin(&moving, false) else {
                 return;
             };
             let mut prefetcher = self.function.prefetcher.lock();
             prefetch::brought_ahead(&mut prefetcher.state, &mut locked.engine, ahead, &pages);
-            (moving, revocation)
+            begun
         };
-        match moving.revoke(&revocation) {
-            Ok(()) => moving.submit(&PageMask::EMPTY, false),
-            Err(error) => moving.give_up(error),
-        }
+        begun.carry_out(&PageMask::EMPTY, false);
     }
 }

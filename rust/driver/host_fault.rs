@@ -5,8 +5,8 @@
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-use super::block::{Block, Locked, Revocation};
-use super::migrate::Move;
+use super::block::{Block, Locked};
+use super::migrate::{Begun, Move};
 use super::space::Space;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -28,7 +28,7 @@ enum Next {
     /// Nobody moves it, but the block must change first.
     WaitForChange(u32),
     /// It begins to move.
-    Fetch(Arc<Move>, Revocation, Option<Ahead>),
+    Fetch(Begun, Option<Ahead>),
 }
 
 impl Space {
@@ -78,11 +78,8 @@ impl Space {
                         return Ended::Again;
                     }
                 }
-                Next::Fetch(moving, revocation, ahead) => {
-                    match moving.revoke(&revocation) {
-                        Ok(()) => moving.submit(&page.region().into(), false),
-                        Err(error) => moving.give_up(error),
-                    }
+                Next::Fetch(begun, ahead) => {
+                    let moving = begun.carry_out(&page.region().into(), false);
                     if let Some(ahead) = &ahead {
                         self.bring_ahead(ahead, Location::Host);
                     }
@@ -193,7 +190,7 @@ impl Space {
         let generation = locked.generation();
         match Move::new(block, moving, Location::Host, generation, hold) {
             Ok(moving) => match locked.begin(&moving, false) {
-                Some(revocation) => Next::Fetch(moving, revocation, hint.ahead),
+                Some(begun) => Next::Fetch(begun, hint.ahead),
                 None => Next::Again,
             },
             Err(_) => Next::Ended(Ended::NoMemory),

@@ -24,7 +24,6 @@ use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
 use crate::sys::wait::Signals;
-use crate::sys::work::system_unbound;
 
 /// Most pages of a piece. What arrives together is published together.
 const PIECE_PAGES: usize = 32;
@@ -80,6 +79,46 @@ impl WorkItem for Move {
     }
 }
 
+/// A move that has begun: its pages are busy until it is carried out or, when this is dropped, given up. Not to be dropped with
+/// the block's lock held.
+#[must_use]
+pub(crate) struct Begun {
+    moving: Arc<Move>,
+    revocation: Revocation,
+    carried_out: bool,
+}
+
+impl Begun {
+    /// `moving` has begun, and `revocation` is to be done.
+    pub(super) fn new(moving: Arc<Move>, revocation: Revocation) -> Self {
+        Self {
+            moving,
+            revocation,
+            carried_out: false,
+        }
+    }
+
+    /// Takes rights away and gives the device descriptors for all pages, `first` before the rest. See [`Move::submit`].
+    pub(crate) fn carry_out(mut self, first: &PageMask, must: bool) -> Arc<Move> {
+        self.carried_out = true;
+        let moving = self.moving.clone();
+        match moving.block.space.revoke(&moving.block, &self.revocation) {
+            Ok(()) => moving.submit(first, must),
+            Err(error) => moving.give_up(error),
+        }
+        moving
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.carried_out {
+            // Rights that were taken away are asked for again.
+            self.moving.give_up(ECANCELED);
+        }
+    }
+}
+
 impl Move {
     /// Pages of `block` that shall move to `to`, once they have [begun](super::block::Pages::begin) to. ENOMEM.
     pub(crate) fn new(
@@ -112,13 +151,8 @@ impl Move {
         )
     }
 
-    /// Takes away the rights to the pages: when this returns neither host nor device, nor a transfer of anybody else's, uses them.
-    pub(crate) fn revoke(&self, revocation: &Revocation) -> Result {
-        self.block.space.revoke(&self.block, revocation)
-    }
-
     /// Nothing will be moved after all.
-    pub(crate) fn give_up(self: &Arc<Self>, error: Error) {
+    fn give_up(self: &Arc<Self>, error: Error) {
         self.error.store(error.to_errno(), Release);
         self.stay(&self.pages);
         self.complete();
@@ -126,7 +160,7 @@ impl Move {
 
     /// Gives the device descriptors for all pages, `first` before the rest. Where there are no slots, no memory or no frames those
     /// that come later stay where they are, unless they `must` move.
-    pub(crate) fn submit(self: &Arc<Self>, first: &PageMask, must: bool) {
+    fn submit(self: &Arc<Self>, first: &PageMask, must: bool) {
         let mut left = self.pages;
         if self.to == Location::Device {
             left = self.without_held(left);
@@ -164,7 +198,7 @@ impl Move {
             self.finish();
         } else {
             // It is queued once only.
-            let _ = system_unbound().enqueue(self.clone());
+            let _ = self.block.space.function.work.enqueue(self.clone());
         }
     }
 
@@ -218,6 +252,7 @@ impl Move {
         let region = Region::clipped(run.first(), run.outer().min(run.first() + PIECE_PAGES));
         let frame = frame.ok_or(EIO)?;
         let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
+        let _charged = self.block.space.memcg.charge();
         for _ in 0..region.len() {
             memory.push(HostPage::to_be_filled()?, GFP_KERNEL)?;
         }

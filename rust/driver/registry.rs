@@ -8,6 +8,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use super::function::Function;
 use crate::sys::pci::Address;
 use crate::sys::published::{Publication, Published};
+use crate::sys::work::OwnQueue;
 
 /// The registry of the loaded module.
 static REGISTRY: Published<Registry> = Published::new();
@@ -31,18 +32,26 @@ struct Entry {
 pub(crate) struct Registry {
     #[pin]
     entries: Mutex<KVec<Entry>>,
+    /// For work that the module must not go before: it goes with the registry, which waits for it.
+    work: Arc<OwnQueue>,
 }
 
 impl Registry {
     /// Makes an empty registry and lets [`get`] find it until the guard is dropped.
     pub(crate) fn publish() -> Result<Publication<Registry>> {
         let registry = Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 entries <- new_mutex!(KVec::new(), "vfetch: registry"),
+                work: Arc::new(OwnQueue::new(c"vfetch")?, GFP_KERNEL)?,
             }),
             GFP_KERNEL,
         )?;
         REGISTRY.publish(registry)
+    }
+
+    /// Where work is queued.
+    pub(crate) fn work(&self) -> Arc<OwnQueue> {
+        self.work.clone()
     }
 
     /// The node number for `address`: what it had before, or the lowest that no address has.

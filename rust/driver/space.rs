@@ -22,6 +22,7 @@ use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::prefetch::Outcome;
 use crate::sys::abi as hw;
 use crate::sys::mapping::Mapping;
+use crate::sys::memcg::MemoryCgroup;
 use crate::sys::pci::BoundGuard;
 use crate::sys::table::Table;
 use crate::sys::wait::Signals;
@@ -38,6 +39,8 @@ pub(crate) struct Space {
     /// Names it among all spaces that there have been.
     pub(crate) id: u32,
     mapping: Arc<Mapping>,
+    /// Whom its pages of host memory are charged to: whoever opened the file.
+    pub(crate) memcg: MemoryCgroup,
     /// Its size, a multiple of the page. Changed only with `changing` held.
     bytes: Atomic<u64>,
     /// Who changes the size, or discards, does it alone.
@@ -98,6 +101,7 @@ impl Space {
                 function,
                 id: IDS.fetch_add(1u32, Relaxed),
                 mapping,
+                memcg: MemoryCgroup::of_caller(),
                 bytes: Atomic::new(0),
                 changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
                 reserved: Atomic::new(false),

@@ -10,16 +10,19 @@
 #include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/page-flags.h>
 #include <linux/pci.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "shim.h"
@@ -195,6 +198,14 @@ void vfetch_eventfd_put(struct eventfd_ctx *event)
 	eventfd_ctx_put(event);
 }
 
+/* ---- Work --------------------------------------------------------------------------- */
+
+/* A queue for work that may run anywhere and that memory reclaim does not wait for, or NULL. */
+struct workqueue_struct *vfetch_workqueue_alloc(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
 /* ---- Tables ------------------------------------------------------------------- */
 
 void vfetch_xa_init(struct xarray *xa)
@@ -211,6 +222,23 @@ void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry)
 unsigned long vfetch_total_pages(void)
 {
 	return totalram_pages();
+}
+
+/* The caller's memory cgroup, with a reference; NULL without one. */
+struct mem_cgroup *vfetch_memcg_get(void)
+{
+	return get_mem_cgroup_from_mm(current->mm);
+}
+
+void vfetch_memcg_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
+/* What the calling thread allocates is charged to @memcg from now on. Returns whom it was charged to. */
+struct mem_cgroup *vfetch_memcg_enter(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
 }
 
 /* ---- Mappings ------------------------------------------------------------- */

@@ -10,12 +10,14 @@ struct eventfd_ctx;
 struct file;
 struct iov_iter;
 struct kiocb;
+struct mem_cgroup;
 struct page;
 struct pci_dev;
 struct scatterlist;
 struct vm_area_struct;
 struct vm_fault;
 struct wait_queue_head;
+struct workqueue_struct;
 struct xarray;
 
 /* Where a fault is, in pages of its file. */
@@ -62,6 +64,10 @@ struct eventfd_ctx *vfetch_eventfd_get(int fd);
 void vfetch_eventfd_signal(struct eventfd_ctx *event);
 void vfetch_eventfd_put(struct eventfd_ctx *event);
 unsigned long vfetch_total_pages(void);
+struct mem_cgroup *vfetch_memcg_get(void);
+void vfetch_memcg_put(struct mem_cgroup *memcg);
+struct mem_cgroup *vfetch_memcg_enter(struct mem_cgroup *memcg);
+struct workqueue_struct *vfetch_workqueue_alloc(const char *name);
 void vfetch_xa_init(struct xarray *xa);
 void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry);
 struct file *vfetch_fault_unlock(struct vm_fault *vmf);

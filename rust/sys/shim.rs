@@ -93,6 +93,16 @@ extern "C" {
     pub(super) fn vfetch_eventfd_put(event: *mut bindings::eventfd_ctx);
     /// Pages of memory that the machine has.
     pub(super) fn vfetch_total_pages() -> c_ulong;
+    /// The caller's memory cgroup with a reference, or null.
+    pub(super) fn vfetch_memcg_get() -> *mut bindings::mem_cgroup;
+    /// Drops a reference to `memcg`, which may be null.
+    pub(super) fn vfetch_memcg_put(memcg: *mut bindings::mem_cgroup);
+    /// Has the calling thread charge to `memcg`, which may be null, until it is told otherwise. Returns what it charged to.
+    pub(super) fn vfetch_memcg_enter(memcg: *mut bindings::mem_cgroup) -> *mut bindings::mem_cgroup;
+    /// A queue for work, or null.
+    pub(super) fn vfetch_workqueue_alloc(
+        name: *const kernel::ffi::c_char,
+    ) -> *mut bindings::workqueue_struct;
     /// Makes an empty array of `xa`, which must be valid for writes.
     pub(super) fn vfetch_xa_init(xa: *mut bindings::xarray);
     /// Stores `entry` at `index` of `xa`, which must be locked, unless something is there: that is returned then, or an
