@@ -15,14 +15,19 @@
 //!
 //! 1. the PCI core's device lock (probe, unbind, `sriov_numvfs`, resets)
 //! 2. `Registry::entries` — which functions there are; never held across a callback of the PCI core
-//! 3. `Space::gate` — not a lock but waited for like one: shared by transfers, exclusive for changes
-//!    of the space's size or contents as a whole
-//! 4. `Space::table` — a space's pages
-//! 5. `Memory::frames` — a function's frames
-//! 6. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
+//! 3. `Space::changing` — who changes a space's size, or discards. Held across transfers, and taken by nobody who serves a fault
+//! 4. a process's `mmap_lock`, or the lock of one of its mappings (faults come with it)
+//! 5. `Piece::transfer` — one descriptor of a move: who has it waits for the device, and publishes
+//! 6. `Block` — the states of a block's pages
+//! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
+//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Function::prefetcher`,
+//!    `Move::pieces`, `Lru`, `Memory::frames` — short, nothing of ours is taken in them but 9
+//!    (`attachment` before `AddressSpaces::inner`)
+//! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
 //!    the wait queues' own locks
 //!
-//! None of 2, 4, 5 and 6 is held across a transfer, a copy from or to user space, or a pin.
+//! None of 6 and 8 is held across a transfer, a copy from or to user space, or a pin. Where memory is allocated under one of them reclaim cannot come
+//! back to it: the module has no shrinker that waits.
 
 #![forbid(unsafe_code)]
 

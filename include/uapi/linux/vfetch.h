@@ -6,11 +6,24 @@
  * (a PF or a VF). N stays with a PCI address for as long as the module is
  * loaded. Nodes are created with mode 0600.
  *
- * SPACES. Each open() makes a *space*: memory of its own, in the function's
- * device memory, that is reached through the file. A space holds 0 bytes until
- * VFETCH_IOC_SET_SIZE. What was never written reads as zeros; what was written
- * comes back; no other file ever sees it; the last close() frees and scrubs it.
+ * SPACES. Each open() makes a *space*: memory of its own that is reached through the file, and that host
+ * and function see at the same offsets. A space holds 0 bytes until VFETCH_IOC_SET_SIZE. What was never written
+ * reads as zeros; what was written comes back; no other file ever sees it; the last close() frees and scrubs it.
  * dup() and fork() share the space, a second open() does not.
+ *
+ * PAGES. The contents of a page are in host memory or in the function's memory. They move to the other
+ * side when it touches them: when a process that has the space mapped does, they come to the host; when a job of
+ * the function does, they go to the device. Pages beside them come along, as the function's policy decides. read()
+ * and write() move no page: they copy from and to where it is. A space may be larger than the function's memory; what does not
+ * fit goes to the host, the least recently used block first (VFETCH_IOC_SET_LIMITS).
+ *
+ * MMAP. Shared mappings only (EINVAL otherwise), at any offset and length; they may be larger than the space. SIGBUS: a page
+ * beyond the space's end; a lost page; no room for new contents; or the device did not deliver.
+ * Mappings are inherited by fork(), may be moved but not grown by mremap(), and are left out of core dumps. Their pages can be used for
+ * direct I/O, io_uring, ptrace and process_vm_readv(); one that is held so stays in host memory, and the function
+ * reaches it there.
+ *
+ * JOBS. VFETCH_IOC_SUBMIT has the function compute on the space (linux/vfetch_job.h).
  *
  * READ AND WRITE. read, pread, readv, write, pwrite, writev, splice, sendfile
  * and io_uring move data by DMA between the caller's buffer and the space, at
@@ -24,7 +37,7 @@
  *   - When write() returns, every read() that starts later sees its data.
  *     Concurrent access to one page is atomic for aligned 8 bytes.
  *   - O_NONBLOCK: EAGAIN rather than waiting for a free slot in the device's
- *     queue, for a recovery, or for a SET_SIZE or DISCARD of another thread. A
+ *     queue, for a recovery, or for a page that is on its way. A
  *     transfer that the device has is waited for (microseconds to milliseconds).
  *   - A signal ends these waits (EINTR, or a short count), but not the wait for a
  *     transfer, since the device is using the caller's memory. That one is bounded by the
@@ -49,7 +62,7 @@
  * overwritten as a whole by one write(), discarded (VFETCH_IOC_DISCARD), or cut off by SET_SIZE.
  *
  * POLL. POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM: the space has a size, no
- * recovery is under way, and the ordinary queue has a free slot. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
+ * recovery is under way, and the ordinary queue has a free slot. POLLPRI: a job has ended that was not waited for. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
  *
  * IOCTLS. A structure's size is part of the command, and structures grow at
  * the end: a caller with a shorter structure gets, and sets, what it holds (the
@@ -222,17 +235,17 @@ struct vfetch_stats {
 
 /**
  * struct vfetch_size - the size of this file's space
- * @flags: in: must be 0
+ * @flags: in: VFETCH_SIZE_RESERVE or 0
  * @reserved: in: must be 0
  * @bytes: in: new size, a multiple of VFETCH_PAGE_BYTES
  *
- * Room is taken from the function's memory at once, so that no later write
- * fails for room. Growing keeps the contents and adds zeros. Shrinking discards
- * what lies beyond the new end. 0 gives everything back.
+ * A space may be as large as 1 TiB; it takes memory for pages that have contents. With VFETCH_SIZE_RESERVE a frame of the
+ * function's memory is set aside for each page at once, so that no later write fails for room; then all of a space's
+ * sizes are set with it. Growing keeps the contents and adds zeros. Shrinking discards what lies beyond the new end;
+ * processes that have it mapped get SIGBUS there. 0 gives everything back.
  *
- * Errors, with which the size stays: EINVAL not a multiple of the page; ENOSPC the
- * function has not that much free; ENOMEM no kernel memory; EINTR a signal came while
- * transfers were waited for.
+ * Errors, with which the size stays: EINVAL not a multiple of the page, or with the flag where it was set without; EFBIG more than
+ * 1 TiB; ENOSPC with the flag, the function has not that much free; ENOMEM no kernel memory.
  */
 #define VFETCH_SIZE_RESERVE	0x1	/* a frame for each page, at once */
 
@@ -252,9 +265,7 @@ struct vfetch_size {
  * VFETCH_IOC_DISCARD: the pages read as zeros again, lost ones included; their
  * memory is scrubbed. The size stays.
  *
- * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space;
- * EIO the device would not scrub them: some pages read as zeros, the others as before; EINTR a signal came while
- * transfers were waited for.
+ * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space.
  */
 struct vfetch_range {
 	__u32 flags;
