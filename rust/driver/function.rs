@@ -217,6 +217,9 @@ impl Function {
     /// Tells the device where its spaces are, and enables its fault ring. It knows neither.
     fn start_spaces(&self) -> Result {
         if self.description.has_spaces {
+            for space in self.spaces.all() {
+                space.settle();
+            }
             self.registers
                 .write64(hw::VFETCH_REG_AS_TABLE, self.spaces.table()?)?;
             // CAST: the number fits.

@@ -182,6 +182,16 @@ impl Space {
         Ok(())
     }
 
+    /// Brings all blocks up to the present generation of the function's memory: no entry of the page table shall lead to what a reset
+    /// has scrubbed.
+    pub(crate) fn settle(&self) {
+        let mut next = 0;
+        while let Some(block) = self.next_block(next) {
+            next = block.index + 1;
+            drop(block.lock());
+        }
+    }
+
     /// The device shall not know the space any more, and does not use it. To be called before it is unbound.
     pub(crate) fn detach(&self, device: &pci::Device<Bound>) {
         let attachment = self.attachment.lock().take();
