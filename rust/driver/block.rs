@@ -41,6 +41,8 @@ pub(crate) struct Block {
     version: Atomic<u32>,
     #[pin]
     changed: WaitQueue,
+    /// It was taken out of its space: nobody need remember its use.
+    gone: Atomic<bool>,
     /// Its places among the blocks with pages on the device, and on the host.
     #[pin]
     device_links: ListLinks<0>,
@@ -105,7 +107,7 @@ pub(crate) struct Pages {
     pub(crate) leaf: Leaf,
     moves: [Option<Arc<Move>>; MOVES],
     /// Which of the block's holds are the new ones.
-    epoch: u8,
+    epoch: u32,
     /// It was taken out of its space.
     dead: bool,
     /// What the engine remembers.
@@ -121,17 +123,20 @@ pub(crate) struct Revocation {
     pub(crate) unmap: bool,
     /// Those that the device may remember.
     pub(crate) invalidate: PageMask,
+    /// Nobody used pages where they are when this began: there are no transfers to wait for.
+    pub(crate) quiet: bool,
 }
 
 /// Keeps pages that were looked up where they are, until dropped: nothing is moved meanwhile.
 pub(crate) struct Hold {
     block: Arc<Block>,
-    epoch: u8,
+    epoch: u32,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Some(holds) = self.block.holds.get(usize::from(self.epoch)) {
+        // CAST: 0 or 1.
+        if let Some(holds) = self.block.holds.get((self.epoch & 1) as usize) {
             if holds.fetch_sub(1u32, Full) == 1 {
                 self.block.touch();
             }
@@ -167,6 +172,7 @@ impl Block {
                 ),
                 holds: [Atomic::new(0), Atomic::new(0)],
                 version: Atomic::new(0),
+                gone: Atomic::new(false),
                 changed <- new_wait_queue!("vfetch: block"),
                 device_links <- ListLinks::new(),
                 device_tracker <- AtomicTracker::new(),
@@ -192,6 +198,11 @@ impl Block {
         pages
     }
 
+    /// Whether it was taken out of its space.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Acquire)
+    }
+
     /// The number of changes so far: see [`wait`](Self::wait). To be read with the lock held.
     pub(crate) fn version(&self) -> u32 {
         self.version.load(Acquire)
@@ -211,7 +222,8 @@ impl Block {
 
     /// Keeps what was just looked up where it is.
     pub(crate) fn hold(this: &Arc<Self>, pages: &Pages) -> Hold {
-        if let Some(holds) = this.holds.get(usize::from(pages.epoch)) {
+        // CAST: 0 or 1.
+        if let Some(holds) = this.holds.get((pages.epoch & 1) as usize) {
             holds.fetch_add(1u32, Relaxed);
         }
         Hold {
@@ -220,28 +232,37 @@ impl Block {
         }
     }
 
+    /// How many transfers that began in an epoch use pages where they are.
+    fn holds_of(&self, epoch: u32) -> u32 {
+        // CAST: 0 or 1.
+        let holds = self.holds.get((epoch & 1) as usize);
+        holds.map_or(0, |holds| holds.load(Acquire))
+    }
+
+    /// Whether nobody uses pages where they are. With the lock held, so that nobody begins to.
+    fn is_quiet(&self) -> bool {
+        self.holds_of(0) == 0 && self.holds_of(1) == 0
+    }
+
     /// Waits until nobody uses pages that were looked up before this call. Those that begin later do not matter: pages that are
     /// to move are busy by now.
+    ///
+    /// Who waits and finds nobody left of the epoch before lets the next one begin. After two beginnings all who were there have left.
     pub(crate) fn drain(&self) {
-        let holds = |epoch: u8| {
-            let holds = self.holds.get(usize::from(epoch & 1));
-            holds.map_or(0, |holds| holds.load(Acquire))
-        };
-        let mut old = None;
+        let first = self.pages.lock().epoch;
         loop {
             let version = {
                 let mut pages = self.pages.lock();
-                match old {
-                    None if holds(0) + holds(1) == 0 => return,
-                    // Nobody waits for the others: from here on they are the new ones.
-                    None if holds(pages.epoch ^ 1) == 0 => {
-                        old = Some(pages.epoch);
-                        pages.epoch ^= 1;
-                        continue;
-                    }
-                    Some(epoch) if holds(epoch) == 0 => return,
-                    _ => self.version(),
+                if self.is_quiet() || pages.epoch.wrapping_sub(first) >= 2 {
+                    return;
                 }
+                if self.holds_of(pages.epoch.wrapping_add(1)) == 0 {
+                    pages.epoch = pages.epoch.wrapping_add(1);
+                    drop(pages);
+                    self.touch();
+                    continue;
+                }
+                self.version()
             };
             // It is the number of holds that matters; the version changes with the last of them.
             self.wait(version, Signals::None);
@@ -391,6 +412,10 @@ impl Pages {
                 self.take_step(&pages, &state.on(Event::Reset), block);
             }
         }
+        // The device's page table starts anew: what it reached remotely it asks for again.
+        for page in 0..PAGES {
+            self.leaf.forbid(page);
+        }
         // Those on their way find out when they arrive.
         self.generation = generation;
         block.touch();
@@ -407,6 +432,7 @@ impl Pages {
             pages: *pages,
             unmap: false,
             invalidate: PageMask::EMPTY,
+            quiet: block.is_quiet(),
         };
         let was_device = self.device.and(pages);
         self.enter(pages, step.page, block);
@@ -597,6 +623,7 @@ impl Pages {
             pages: this.pages,
             unmap: false,
             invalidate: PageMask::EMPTY,
+            quiet: this.block.is_quiet(),
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&this.pages);
@@ -694,8 +721,9 @@ impl Pages {
     }
 
     /// The block is taken out of its space. It has no contents, and shall not get any.
-    pub(crate) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self, block: &Block) {
         self.dead = true;
+        block.gone.store(true, Release);
     }
 
     /// Whether the block is out of its space: whoever wants to give it contents is to look for another.
@@ -711,6 +739,7 @@ impl Pages {
             pages: PageMask::EMPTY,
             unmap: false,
             invalidate: PageMask::EMPTY,
+            quiet: block.is_quiet(),
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&wanted);

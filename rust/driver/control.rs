@@ -234,20 +234,28 @@ impl Space {
         Ok(())
     }
 
-    /// Sends blocks away until what is used fits the limits, as far as that can be done.
+    /// Sends blocks away until what is used fits, as far as that can be done.
     fn fit(&self) {
-        while self.room.is_over(Location::Device) && self.evict(Location::Device, None).is_ok() {}
-        while self.room.is_over(Location::Host) && self.evict(Location::Host, None).is_ok() {}
-        let function = &self.function;
         for side in [Location::Device, Location::Host] {
-            while function.room.is_over(side) {
-                let Some(space) = function.oldest_space(side) else {
-                    break;
-                };
-                if space.evict(side, None).is_err() {
-                    break;
-                }
+            let fits = || self.evict(side, None);
+            Self::shrink(&self.room, side, fits);
+            let function = &self.function;
+            Self::shrink(&function.room, side, || {
+                let space = function.oldest_space(side).ok_or(ENOSPC)?;
+                space.evict(side, None)
+            });
+        }
+    }
+
+    /// Calls `evict` for as long as a side of `room` is over its limit and gets nearer to it.
+    fn shrink(room: &Room, side: Location, evict: impl Fn() -> Result) {
+        let mut before = u64::MAX;
+        while room.is_over(side) && !crate::sys::wait::killed() {
+            let now = room.used(side);
+            if now >= before || evict().is_err() {
+                break;
             }
+            before = now;
         }
     }
 }

@@ -99,10 +99,9 @@ impl FaultRing {
         *self.function.lock() = Some(function);
     }
 
-    /// Serves no more faults, and waits for those that are being served.
+    /// Serves no more faults. Those that are being served keep the function bound until they are done.
     pub(crate) fn close(&self) {
         let function = self.function.lock().take();
-        drop(self.batch.lock());
         drop(function);
     }
 
@@ -125,6 +124,12 @@ impl FaultRing {
         } else {
             Err(EIO)
         }
+    }
+
+    /// Whether the device has stopped it.
+    fn has_error(&self) -> bool {
+        let status = self.registers.read32(hw::VFETCH_REG_FAULT_STATUS);
+        status.is_ok_and(|status| status & hw::VFETCH_FSTAT_ERROR_MASK != 0)
     }
 
     /// Disables it.
@@ -178,7 +183,9 @@ impl FaultRing {
 
     /// Tells the device how far the ring was read, and to send a message for what comes after if `arm`.
     fn tell_head(&self, arm: bool) {
-        let head = u32::from(self.ring.lock().head);
+        // With the lock: a ring that begins anew shall not get an old head.
+        let ring = self.ring.lock();
+        let head = u32::from(ring.head);
         let disarm = if arm { 0 } else { hw::VFETCH_FAULT_DISARM };
         // An error means that the function was unbound.
         let _ = self
@@ -192,16 +199,22 @@ impl FaultRing {
         let Some(function) = self.function.lock().clone() else {
             return;
         };
+        let mut any = false;
         loop {
             let Ok(_device) = function.enter() else {
                 return;
             };
             self.take(&mut batch);
             if batch.is_empty() {
+                if !any && self.has_error() {
+                    function.restart_faults();
+                    return;
+                }
                 // What comes between the look and this sends a message at once.
                 self.tell_head(true);
                 return;
             }
+            any = true;
             self.tell_head(false);
             function.serve_batch(&mut batch);
         }
@@ -209,7 +222,7 @@ impl FaultRing {
 }
 
 /// Something that arrives later, and pages of it that strands wait for.
-type Awaited = (Arc<Move>, PageMask);
+type Awaited = (Arc<Move>, PageMask, u32);
 
 /// Sorts by block. (That of the core library can panic.)
 fn sort(batch: &mut [Fault]) {
@@ -229,6 +242,17 @@ fn sort(batch: &mut [Fault]) {
 }
 
 impl Function {
+    /// The device has stopped the ring: begins anew. Strands that wait say again what for.
+    fn restart_faults(&self) {
+        self.faults.stop();
+        if self.faults.start().is_ok() {
+            // An error means that the function was unbound.
+            let _ = self
+                .registers
+                .write32(hw::VFETCH_REG_FAULT_REPLAY, hw::VFETCH_AS_ALL);
+        }
+    }
+
     /// Serves a batch, and replays.
     fn serve_batch(&self, batch: &mut KVec<Fault>) {
         self.stats.device_faults.add(batch.len() as u64);
@@ -248,9 +272,12 @@ impl Function {
                 space.serve_block(index, group, &mut awaited);
             }
         }
-        for (moving, pages) in &awaited {
+        for (moving, pages, version) in &awaited {
             for page in pages.iter() {
-                moving.finish_page(page);
+                if !moving.finish_page(page) && moving.is_moving(page) {
+                    // It is not on its way yet.
+                    moving.block.wait(*version, Signals::None);
+                }
             }
             moving.block.space.settle_arrivals(moving, pages);
         }
@@ -308,6 +335,9 @@ impl Space {
         written: &PageMask,
         awaited: &mut KVec<Awaited>,
     ) -> Result<PageMask> {
+        if faulted.is_empty() {
+            return Ok(PageMask::EMPTY);
+        }
         loop {
             let block = self.block_or_new(index)?;
             let mut locked = block.lock();
@@ -329,7 +359,7 @@ impl Space {
             self.feedback(&mut locked, Outcome::Late, &moving);
             for page in moving.iter() {
                 if let Some(one) = locked.move_of(page) {
-                    awaited.push((one.clone(), page.region().into()), GFP_KERNEL)?;
+                    awaited.push((one.clone(), page.region().into(), block.version()), GFP_KERNEL)?;
                 }
             }
             let missing = absent.or(&host);
@@ -361,7 +391,8 @@ impl Space {
                 self.zero_remotely(&block, &short)?;
             }
             if let Some(began) = began {
-                awaited.push((began.carry_out(&host, false), host), GFP_KERNEL)?;
+                let version = block.version();
+                awaited.push((began.carry_out(&host, false), host, version), GFP_KERNEL)?;
             }
             if let Some(ahead) = &hint.ahead {
                 self.bring_ahead(ahead, Location::Device);
@@ -375,7 +406,7 @@ impl Space {
         let _charged = self.memcg.charge();
         let mut locked = block.lock();
         for page in pages.iter() {
-            if !locked.is_dead() && locked.state(page) == Some(Page::None) {
+            if self.may_zero(block, &locked, page) {
                 if !self.has_room(1) {
                     return Err(ENOSPC);
                 }
@@ -400,17 +431,20 @@ impl Space {
             let mut left = set;
             while let Some(first) = left.first() {
                 let (run, _) = left.leading_run(Region::clipped(first.get(), PAGES));
-                if !self.has_room(run.len() as u64) {
+                let wanted = set == *needed;
+                // What nobody has asked for takes nobody's room.
+                let room = run.len() as u64 + if wanted { 0 } else { PAGES as u64 };
+                if !self.has_room(room) {
                     break;
                 }
                 // CAST: at most 512.
-                let Ok(frames) = self.take_zeroed(run.len() as u32, block) else {
+                let Ok(frames) = self.take_zeroed(run.len() as u32, wanted.then_some(&**block)) else {
                     break;
                 };
                 let mut locked = block.lock();
                 for (page, frame) in run.pages().zip(frames.first..).take(frames.count as usize) {
                     left.take(page);
-                    if locked.is_dead() || locked.state(page) != Some(Page::None) {
+                    if !self.may_zero(block, &locked, page) {
                         let run = FrameRun {
                             first: frame,
                             count: 1,

@@ -10,12 +10,13 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 
-use super::block::Block;
+use super::block::{Block, Locked};
 use super::function::Function;
 use super::migrate::Move;
 use super::space::Space;
 use crate::engine::frames::{FrameRun, Taken, Want};
-use crate::engine::mask::{PageMask, PAGES};
+use crate::engine::mask::{PageIndex, PageMask, PAGES};
+use crate::engine::owner::Page;
 use crate::engine::prefetch::Location;
 use crate::sys::pci::BoundHold;
 
@@ -54,6 +55,14 @@ impl Room {
         used.saturating_add(pages) <= most
     }
 
+    /// Pages on a side.
+    pub(crate) fn used(&self, side: Location) -> u64 {
+        match side {
+            Location::Host => self.host.load(Relaxed),
+            Location::Device => self.device.load(Relaxed),
+        }
+    }
+
     /// Whether a side holds more than it may.
     pub(crate) fn is_over(&self, side: Location) -> bool {
         self.is_over_with(side, 0)
@@ -90,12 +99,22 @@ impl Function {
             Location::Device => space.on_device.oldest(),
             Location::Host => space.on_host.oldest(),
         };
-        let with = files.iter().filter(|space| oldest(space).is_some());
+        // What is reserved is nobody else's.
+        let with = files.iter().filter(|space| {
+            let fixed = side == Location::Device && space.reserved.load(Relaxed);
+            !fixed && oldest(space).is_some()
+        });
         with.min_by_key(oldest).cloned()
     }
 }
 
 impl Space {
+    /// Whether `page` of `block`, which is locked, may get contents: it has none, and is still part of the space.
+    pub(crate) fn may_zero(&self, block: &Block, locked: &Locked<'_>, page: PageIndex) -> bool {
+        let inside = block.first_page() + (page.get() as u64) < self.pages();
+        inside && !locked.is_dead() && locked.state(page) == Some(Page::None)
+    }
+
     /// Whether `pages` more may get contents.
     pub(crate) fn has_room(&self, pages: u64) -> bool {
         self.reserved.load(Relaxed)
@@ -104,58 +123,68 @@ impl Space {
 
     /// `block` has pages on `side` and was used.
     pub(crate) fn used(&self, block: &Arc<Block>, side: Location) {
+        if self.is_closed() || block.is_gone() {
+            return;
+        }
         let now = self.function.tick();
         match side {
             Location::Device => self.on_device.used(block, now),
             Location::Host => self.on_host.used(block, now),
         }
+        if self.is_closed() {
+            // Whoever closed it may have cleared them before.
+            self.on_device.clear();
+            self.on_host.clear();
+        }
+    }
+
+    /// Takes up to `most` frames if there are any. ENOSPC.
+    pub(crate) fn try_frames(&self, most: u32, want: Want) -> Result<Taken> {
+        if self.reserved.load(Relaxed) {
+            return self.function.memory.take(most, want);
+        }
+        if self.room.is_over_with(Location::Device, 1)
+            || self.function.room.is_over_with(Location::Device, 1)
+        {
+            return Err(ENOSPC);
+        }
+        self.function.memory.take_free(most, want)
     }
 
     /// Takes up to `most` frames, and makes room for them if there are none: blocks other than `keep` go to the host. ENOSPC.
     pub(crate) fn take_frames(&self, most: u32, want: Want, keep: &Block) -> Result<Taken> {
         /// Blocks that may go in vain: somebody else takes what they leave.
         const TRIES: usize = 8;
-        if self.reserved.load(Relaxed) {
-            return self.function.memory.take(most, want);
-        }
         let mut error = ENOSPC;
         for _ in 0..TRIES {
-            // At least one: the limit is soft by a batch.
-            if self.room.is_over_with(Location::Device, 1) {
-                if let Err(failed) = self.evict(Location::Device, Some(keep)) {
-                    error = failed;
-                    if failed != EAGAIN {
-                        break;
-                    }
-                }
-                continue;
-            }
-            let function_is_full = self.function.room.is_over_with(Location::Device, 1);
-            let taken = if function_is_full {
-                Err(ENOSPC)
-            } else {
-                self.function.memory.take_free(most, want)
-            };
-            match taken {
-                Err(ENOSPC) => {
-                    let victim = self.function.oldest_space(Location::Device).ok_or(ENOSPC)?;
-                    if let Err(failed) = victim.evict(Location::Device, Some(keep)) {
-                        error = failed;
-                        if failed != EAGAIN {
-                            break;
-                        }
-                    }
-                }
+            match self.try_frames(most, want) {
+                Err(ENOSPC) => {}
                 taken => return taken,
+            }
+            let own = self.room.is_over_with(Location::Device, 1);
+            let victim = self.function.oldest_space(Location::Device);
+            let evicted = match &victim {
+                Some(victim) if !own => victim.evict(Location::Device, Some(keep)),
+                _ => self.evict(Location::Device, Some(keep)),
+            };
+            if let Err(failed) = evicted {
+                error = failed;
+                if failed != EAGAIN {
+                    break;
+                }
             }
         }
         Err(error)
     }
 
-    /// Takes up to `most` frames, which hold zeros. ENOSPC; EIO, ENODEV when they could not be made to. May sleep for long.
-    pub(crate) fn take_zeroed(&self, most: u32, keep: &Block) -> Result<FrameRun> {
+    /// Takes up to `most` frames, which hold zeros; with `keep` other blocks go if there are none. ENOSPC; EIO, ENODEV when they could not be
+    /// made to. May sleep for long.
+    pub(crate) fn take_zeroed(&self, most: u32, keep: Option<&Block>) -> Result<FrameRun> {
         let generation = self.function.memory.generation();
-        let taken = self.take_frames(most, Want::Zeros, keep)?;
+        let taken = match keep {
+            Some(keep) => self.take_frames(most, Want::Zeros, keep)?,
+            None => self.try_frames(most, Want::Zeros)?,
+        };
         if taken.dirty {
             let scrubbed = self
                 .function
@@ -168,8 +197,17 @@ impl Space {
         Ok(taken.run)
     }
 
-    /// Sends blocks other than `keep` to the device while there are more host pages than there may be.
-    pub(crate) fn trim_host(&self, keep: &Block) {
+    /// Has somebody send blocks to the device if there are more host pages than there may be.
+    pub(crate) fn trim_later(self: &Arc<Self>) {
+        let over = self.room.is_over(Location::Host) || self.function.room.is_over(Location::Host);
+        if over && !self.is_closed() {
+            // Once is enough.
+            let _ = self.function.work.enqueue(self.clone());
+        }
+    }
+
+    /// Sends blocks to the device while there are more host pages than there may be.
+    pub(crate) fn trim_host(&self) {
         /// Blocks at a time: who comes next goes on.
         const MOST: usize = 4;
         for _ in 0..MOST {
@@ -181,8 +219,8 @@ impl Space {
                 return;
             };
             let result = match &victim {
-                None => self.evict(Location::Host, Some(keep)),
-                Some(space) => space.evict(Location::Host, Some(keep)),
+                None => self.evict(Location::Host, None),
+                Some(space) => space.evict(Location::Host, None),
             };
             if result.is_err() {
                 return;
@@ -207,6 +245,9 @@ impl Space {
             };
             if keep.is_some_and(|keep| core::ptr::eq(&*block, keep)) {
                 kept = Some(block);
+                continue;
+            }
+            if block.is_gone() {
                 continue;
             }
             match self.evict_block(&block, from) {

@@ -338,13 +338,22 @@ impl Function {
 
     /// The device forgets what it remembers of `pages` pages of an address space (0: of all) from `page` on. When this returns all accesses
     /// under old entries have been made.
-    pub(crate) fn invalidate(&self, asid: Asid, page: u64, pages: u64) -> Result {
+    ///
+    /// A device that does not do it, whatever is tried, is given up: then it accesses nothing.
+    pub(crate) fn invalidate(&self, asid: Asid, page: u64, pages: u64) {
+        const TRIES: u32 = 4;
         let asid = asid.raw();
         self.stats.invalidations.count();
-        match self.order(|| Command::Invalidate { asid, page, pages }) {
-            // There is nobody any more who could use them.
-            Err(ENODEV) => Ok(()),
-            result => result,
+        for _ in 0..TRIES {
+            match self.order(|| Command::Invalidate { asid, page, pages }) {
+                // There is nobody any more who could use them.
+                Ok(()) | Err(ENODEV) => return,
+                Err(_) => {}
+            }
+        }
+        if let Some(device) = self.bound.enter() {
+            dev_err!(&*device, "the device does not forget what it remembers\n");
+            self.give_up(&device);
         }
     }
 

@@ -110,6 +110,10 @@ impl Space {
             prefetch::brought_ahead(&mut prefetcher.state, &mut locked.engine, ahead, &pages);
             begun
         };
-        begun.carry_out(&PageMask::EMPTY, false);
+        if begun.is_quiet() {
+            begun.carry_out(&PageMask::EMPTY, false);
+        } else {
+            begun.hand_over();
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::sys::fault::{Ended, Fault};
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
-use crate::sys::wait::{Signals, Waited};
+use crate::sys::wait::{killed, Signals, Waited};
 
 /// What is to be done before the fault can be looked at again.
 enum Next {
@@ -34,6 +34,9 @@ enum Next {
 impl Space {
     /// Serves a fault.
     pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
+        /// Times that a page may fail to come because of what others did.
+        const PATIENCE: u32 = 5;
+        let mut tries = 0;
         self.function.stats.host_faults.count();
         loop {
             if fault.page() >= self.pages() {
@@ -53,7 +56,7 @@ impl Space {
                 Next::Ended(ended) => {
                     if ended == Ended::Done {
                         self.used(&block, Location::Host);
-                        self.trim_host(&block);
+                        self.trim_later();
                     }
                     return ended;
                 }
@@ -79,15 +82,33 @@ impl Space {
                     }
                 }
                 Next::Fetch(begun, ahead) => {
+                    // Those who use pages of the block where they are may wait for the lock that this fault holds.
+                    let mut unlocked = false;
+                    if !begun.is_quiet() {
+                        unlocked = fault.unlock();
+                        if !unlocked {
+                            begun.hand_over();
+                            return Ended::Done;
+                        }
+                    }
                     let moving = begun.carry_out(&page.region().into(), false);
                     if let Some(ahead) = &ahead {
                         self.bring_ahead(ahead, Location::Host);
                     }
                     moving.finish_page(page);
-                    if moving.error().is_some() && !block.lock().host().has(page) {
-                        return Ended::Nothing;
+                    match moving.failure_of(page) {
+                        None => {}
+                        Some(EAGAIN) if tries < PATIENCE => tries += 1,
+                        Some(ENOMEM) => return Ended::NoMemory,
+                        Some(_) => return Ended::Nothing,
+                    }
+                    if unlocked {
+                        return Ended::Again;
                     }
                 }
+            }
+            if killed() {
+                return Ended::Done;
             }
         }
     }

@@ -213,6 +213,8 @@ impl Space {
                     (copied, bytes)
                 }
                 Piece::Fresh { pages } => {
+                    // Who makes room may wait for those who use pages: for us too.
+                    pipeline.finish();
                     if let Some(block) = &block {
                         self.make_room(block, pages)?;
                     }
@@ -321,24 +323,24 @@ impl Space {
 
     /// Gives `pages` of `block`, which have no contents and are to be written, frames; or if there are none, the first of them a page of
     /// the host's.
-    fn make_room(&self, block: &Arc<Block>, pages: Region) -> Result {
+    fn make_room(self: &Arc<Self>, block: &Arc<Block>, pages: Region) -> Result {
         // CAST: at most 512.
         if !self.has_room(1) {
             return Err(ENOSPC);
         }
-        let frames = match self.take_zeroed(pages.len() as u32, block) {
+        let frames = match self.take_zeroed(pages.len() as u32, Some(block)) {
             Ok(run) => run,
             Err(ENOSPC | EAGAIN) => {
                 let zeros = HostPage::zeroed()?;
                 let mut locked = block.lock();
                 if let Some(page) = PageIndex::new(pages.first()) {
-                    if !locked.is_dead() && locked.state(page) == Some(Page::None) {
+                    if self.may_zero(block, &locked, page) {
                         locked.zero(page, Place::Host(zeros), block);
                     }
                 }
                 drop(locked);
                 self.used(block, Location::Host);
-                self.trim_host(block);
+                self.trim_host();
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -346,7 +348,7 @@ impl Space {
         let mut locked = block.lock();
         let mut frame = frames.first;
         for page in pages.pages().take(frames.count as usize) {
-            if !locked.is_dead() && locked.state(page) == Some(Page::None) {
+            if self.may_zero(block, &locked, page) {
                 locked.zero(page, Place::Frame(frame), block);
             } else {
                 let run = FrameRun {

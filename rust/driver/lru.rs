@@ -66,7 +66,21 @@ where
         if age.sorted.load(Relaxed) == 0 {
             if let Ok(item) = ListArc::try_from_arc(block.clone()) {
                 age.sorted.store(now, Relaxed);
-                self.list.lock().push_back(item);
+                let mut list = self.list.lock();
+                list.push_back(item);
+                // Blocks that are gone do not pile up.
+                for _ in 0..2 {
+                    match list.pop_front() {
+                        Some(first) if first.is_gone() => {
+                            first.age().sorted.store(0, Relaxed);
+                        }
+                        Some(first) => {
+                            list.push_front(first);
+                            break;
+                        }
+                        None => break,
+                    }
+                }
             }
         }
     }

@@ -41,8 +41,11 @@ pub(crate) struct Move {
     hold: BoundHold,
     #[pin]
     pieces: Mutex<Pieces>,
-    /// Why a page did not arrive, if one did not: an errno, or 0.
+    /// Why pages were not even sent, if some were not: an errno, or 0.
     error: Atomic<i32>,
+    /// What work has to do first, if that was [handed over](Begun::hand_over) to it.
+    #[pin]
+    deferred: Mutex<Option<Revocation>>,
     #[pin]
     work: Work<Move>,
 }
@@ -65,6 +68,8 @@ struct Piece {
     /// Who has the lock waits for it, and then publishes what it brought.
     #[pin]
     transfer: Mutex<Option<OwnedTransfer>>,
+    /// Why it brought nothing: an errno, or 0. EAGAIN: it may be tried again.
+    error: Atomic<i32>,
 }
 
 impl_has_work! {
@@ -75,7 +80,14 @@ impl WorkItem for Move {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        this.finish();
+        let deferred = this.deferred.lock().take();
+        match deferred {
+            Some(revocation) => {
+                // It is queued again when it was submitted.
+                Begun::new(this, revocation).carry_out(&PageMask::EMPTY, false);
+            }
+            None => this.finish(),
+        }
     }
 }
 
@@ -98,14 +110,27 @@ impl Begun {
         }
     }
 
+    /// Whether it can be carried out without waiting for anybody who uses the pages where they are.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.revocation.quiet
+    }
+
+    /// The same as [`carry_out`](Self::carry_out), by somebody else.
+    pub(crate) fn hand_over(mut self) {
+        let function = self.moving.block.space.function.clone();
+        let moving = self.moving.clone();
+        *moving.deferred.lock() = Some(self.revocation);
+        self.carried_out = true;
+        // It is queued once only.
+        let _ = function.work.enqueue(moving);
+    }
+
     /// Takes rights away and gives the device descriptors for all pages, `first` before the rest. See [`Move::submit`].
     pub(crate) fn carry_out(mut self, first: &PageMask, must: bool) -> Arc<Move> {
         self.carried_out = true;
         let moving = self.moving.clone();
-        match moving.block.space.revoke(&moving.block, &self.revocation) {
-            Ok(()) => moving.submit(first, must),
-            Err(error) => moving.give_up(error),
-        }
+        moving.block.space.revoke(&moving.block, &self.revocation);
+        moving.submit(first, must);
         moving
     }
 }
@@ -145,6 +170,7 @@ impl Move {
                     "vfetch: move"
                 ),
                 error: Atomic::new(0),
+                deferred <- new_mutex!(None, "vfetch: deferred move"),
                 work <- new_work!("vfetch: move"),
             }),
             GFP_KERNEL,
@@ -271,8 +297,17 @@ impl Move {
     ) -> Result<Region> {
         let (run, _) = pages.leading_run(Region::clipped(first.get(), first.get() + PIECE_PAGES));
         let space = &self.block.space;
+        let generation = space.function.memory.generation();
         // CAST: at most 512.
-        let frames = space.take_frames(run.len() as u32, Want::Anything, &self.block)?.run;
+        let most = run.len() as u32;
+        let frames = match space.try_frames(most, Want::Anything) {
+            Err(ENOSPC) => {
+                // Who waits for others to go has nothing that they could wait for.
+                while self.finish_one() {}
+                space.take_frames(most, Want::Anything, &self.block)?.run
+            }
+            taken => taken?.run,
+        };
         let region = Region::clipped(run.first(), run.first() + frames.count as usize);
         let submitted: Result = (|| {
             let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
@@ -289,7 +324,7 @@ impl Move {
             self.push(region, frames.first, command, urgent, must)
         })();
         if submitted.is_err() {
-            space.give(frames, false, self.generation);
+            space.give(frames, false, generation);
         }
         submitted.map(|()| region)
     }
@@ -314,6 +349,7 @@ impl Move {
                 region,
                 frame,
                 transfer <- new_mutex!(None, "vfetch: piece"),
+                error: Atomic::new(0),
             }),
             GFP_KERNEL,
         )?;
@@ -394,9 +430,15 @@ impl Move {
         }
     }
 
-    /// Why a page did not arrive, if one did not.
-    pub(crate) fn error(&self) -> Option<Error> {
-        match self.error.load(Acquire) {
+    /// Why `page` did not arrive, if it did not. EAGAIN: it may be tried again.
+    pub(crate) fn failure_of(&self, page: PageIndex) -> Option<Error> {
+        let error = {
+            let pieces = self.pieces.lock();
+            let mut all = pieces.all.iter();
+            let piece = all.find(|piece| piece.region.contains(page));
+            piece.map_or(self.error.load(Acquire), |piece| piece.error.load(Acquire))
+        };
+        match error {
             0 => None,
             error => Some(Error::from_errno(error)),
         }
@@ -426,8 +468,12 @@ impl Move {
                 locked.arrive(self, piece.region, frames.map(Place::Frame));
             }
             (outcome, _) => {
-                let error = outcome.err().map_or(EIO, Error::from);
-                self.error.store(error.to_errno(), Release);
+                let error = match outcome {
+                    // A reset of the queue ends what others have broken too.
+                    Err(Failure::Aborted | Failure::Stale) | Ok(()) => EAGAIN,
+                    Err(failure) => failure.into(),
+                };
+                piece.error.store(error.to_errno(), Release);
                 locked.stay(self, &piece.region.into());
                 if self.to == Location::Device {
                     // CAST: at most 512.

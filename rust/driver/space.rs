@@ -8,9 +8,10 @@ use kernel::pci;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::address_space::Asid;
-use super::block::{Block, Locked, Revocation};
+use super::block::{Block, Revocation};
 use super::evict::Room;
 use super::function::Function;
 use super::job::Jobs;
@@ -46,8 +47,13 @@ pub(crate) struct Space {
     /// Who changes the size, or discards, does it alone.
     #[pin]
     changing: Mutex<Changing>,
+    /// The file was closed.
+    closed: Atomic<bool>,
     /// Whether there is a frame for each of its pages.
     pub(crate) reserved: Atomic<bool>,
+    /// Sends blocks to the device when there are too many pages on the host.
+    #[pin]
+    trimming: Work<Space>,
     /// How many pages are where, and may be.
     pub(crate) room: Room,
     /// Its blocks with pages on the device, and on the host.
@@ -66,6 +72,18 @@ pub(crate) struct Space {
     /// Lost pages, and the generation that they were counted in, unless they have to be counted again.
     #[pin]
     lost: Mutex<Option<(u64, u32)>>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Space { self.trimming }
+}
+
+impl WorkItem for Space {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.trim_host();
+    }
 }
 
 /// What a device knows of a space.
@@ -104,7 +122,9 @@ impl Space {
                 memcg: MemoryCgroup::of_caller(),
                 bytes: Atomic::new(0),
                 changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
+                closed: Atomic::new(false),
                 reserved: Atomic::new(false),
+                trimming <- new_work!("vfetch: trimming a space"),
                 room,
                 on_device <- Lru::new(),
                 on_host <- Lru::new(),
@@ -116,6 +136,11 @@ impl Space {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Whether the file was closed: nothing gets contents any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
     }
 
     /// Its size.
@@ -140,6 +165,11 @@ impl Space {
             Some(block) => Ok(block),
             None => {
                 let block = self.blocks.get_or_insert(at, Block::new(self, index)?)?;
+                if self.is_closed() {
+                    // Whoever closed it may not have seen it.
+                    drop(self.blocks.remove(at));
+                    return Err(ENODEV);
+                }
                 self.attach_block(&block)?;
                 Ok(block)
             }
@@ -172,9 +202,12 @@ impl Space {
     /// Lets the device know a block, if it knows the space.
     fn attach_block(&self, block: &Block) -> Result {
         let mut locked = block.lock();
+        if locked.is_dead() || locked.leaf.is_attached() {
+            return Ok(());
+        }
         let mut attachment = self.attachment.lock();
         if let Some(attachment) = &mut *attachment {
-            let device = self.function.enter()?;
+            let device = self.function.bound.enter().ok_or(ENODEV)?;
             let at = locked.leaf.attach(&&device)?;
             let table = &mut attachment.table;
             table.set(device.as_ref(), block.index, at)?;
@@ -200,7 +233,7 @@ impl Space {
         };
         self.function.spaces.retire(attachment.asid);
         // Numbers are used again only after this. Where the device does not do it it is gone, or is reset before it does anything else.
-        let _ = self.function.invalidate(attachment.asid, 0, 0);
+        self.function.invalidate(attachment.asid, 0, 0);
         let mut next = 0;
         while let Some(block) = self.next_block(next) {
             next = block.index + 1;
@@ -254,7 +287,7 @@ impl Space {
     // ---- Taking rights away -----------------------------------------------------------------------
 
     /// Takes away the rights to pages of `block`: when this returns neither host nor device, nor a transfer of anybody's, uses them.
-    pub(crate) fn revoke(&self, block: &Block, revocation: &Revocation) -> Result {
+    pub(crate) fn revoke(&self, block: &Block, revocation: &Revocation) {
         if revocation.unmap {
             for run in revocation.pages.runs() {
                 let first = block.first_page() + run.first() as u64;
@@ -268,12 +301,13 @@ impl Space {
             if let Some(asid) = asid {
                 let pages = (last.get() - first.get()) as u64 + 1;
                 let first = block.first_page() + first.get() as u64;
-                self.function.invalidate(asid, first, pages)?;
+                self.function.invalidate(asid, first, pages);
                 self.learn_used_by_device(block, &revocation.pages);
             }
         }
-        block.drain();
-        Ok(())
+        if !revocation.quiet {
+            block.drain();
+        }
     }
 
     /// Tells the engine which of `pages`, which are not mapped any more, the host has used.
@@ -326,7 +360,7 @@ impl Space {
             return Err(EINVAL);
         }
         if bytes >= now {
-            if reserve {
+            if reserve && bytes > 0 {
                 let more = u32::try_from((bytes - now) / PAGE).map_err(|_| ENOSPC)?;
                 self.function.memory.promise(more)?;
                 self.reserved.store(true, Release);
@@ -384,7 +418,8 @@ impl Space {
                 block.wait(version, Signals::None);
             }
         };
-        let mut result = self.revoke(block, &revocation);
+        self.revoke(block, &revocation);
+        let mut result = Ok(());
         if scrub {
             let mut left = revocation.pages.and(block.lock().device());
             while let (Some(page), Ok(())) = (left.first(), result) {
@@ -399,28 +434,36 @@ impl Space {
         }
         let mut locked = block.lock();
         locked.forgotten(&revocation.pages, block, scrub && result.is_ok());
-        if locked.is_empty() {
-            locked.kill();
-            self.detach_block(block, &mut locked);
+        let empty = locked.is_empty() && !locked.is_dead();
+        if empty {
+            locked.kill(block);
+            // Whoever finds it dead finds another, or none, in its place. CAST: it was found there.
+            let removed = self.blocks.remove(block.index as usize);
+            let asid = self.forget_leaf(block.index);
             drop(locked);
-            // CAST: it was found there.
-            drop(self.blocks.remove(block.index as usize));
+            self.detach_block(block, asid);
+            drop(removed);
         } else {
             drop(locked);
         }
         block.touch();
     }
 
-    /// The device shall not know a block any more, of which it uses nothing.
-    fn detach_block(&self, block: &Block, locked: &mut Locked<'_>) {
+    /// The device shall not find the leaf of block `index` any more. Returns the address space, if it could.
+    fn forget_leaf(&self, index: u64) -> Option<Asid> {
         let mut attachment = self.attachment.lock();
-        if let (Some(attachment), Ok(device)) = (&mut *attachment, self.function.enter()) {
-            attachment.table.clear(block.index);
-            // The device may be reading the leaf until this has ended.
+        let attachment = attachment.as_mut().get_mut().as_mut()?;
+        attachment.table.clear(index);
+        Some(attachment.asid)
+    }
+
+    /// A block is dead, and the device does not find its leaf.
+    fn detach_block(&self, block: &Block, asid: Option<Asid>) {
+        if let (Some(asid), Some(device)) = (asid, self.function.bound.enter()) {
+            // It may be reading the leaf until this has ended.
             let pages = PAGES as u64;
-            let asid = attachment.asid;
-            let _ = self.function.invalidate(asid, block.first_page(), pages);
-            locked.leaf.detach(&&device);
+            self.function.invalidate(asid, block.first_page(), pages);
+            block.lock().leaf.detach(&&device);
         }
     }
 
@@ -441,21 +484,24 @@ impl Space {
 
     /// The file was closed: gives everything back, scrubbed.
     pub(crate) fn close(&self) {
-        let device = self.function.enter();
+        let device = self.function.bound.enter();
         let mut changing = self.changing.lock();
         changing.closed = true;
         self.end_jobs();
         let pages = self.pages();
         self.bytes.store(0, Release);
-        self.forget(0..pages, device.is_ok());
+        self.closed.store(true, Release);
+        // From here on no fault of a job finds the space.
+        if let Some(device) = &device {
+            self.detach(device);
+        }
+        // All there are, wherever they come from.
+        self.forget(0..hw::VFETCH_AS_MAX_PAGES as u64, device.is_some());
         self.on_device.clear();
         self.on_host.clear();
         if self.reserved.load(Relaxed) {
             // CAST: it was a `u32` when it was promised.
             self.function.memory.unpromise(pages as u32);
-        }
-        if let Ok(device) = &device {
-            self.detach(device);
         }
         drop(changing);
         drop(device);

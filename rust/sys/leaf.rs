@@ -249,6 +249,11 @@ impl Leaf {
         Ok(address)
     }
 
+    /// Whether a device reads it.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
     /// The device, which does not use the leaf any more, need not reach it, nor pages of host memory.
     pub(crate) fn detach(&mut self, device: &impl KeepsBound) {
         let same = |(attached, _): &(ARef<Device>, LeafAddress)| {

@@ -380,6 +380,7 @@ impl<T: OpenFile> Operations<T> {
 
     const MAPPED: bindings::vm_operations_struct = bindings::vm_operations_struct {
         fault: Some(Self::fault),
+        map_pages: Some(Self::map_pages),
         ..pin_init::zeroed()
     };
 
@@ -398,6 +399,20 @@ impl<T: OpenFile> Operations<T> {
             shim::vfetch_vma_prepare(vma);
             (*vma).vm_ops = &Self::MAPPED;
         }
+        0
+    }
+
+    /// Maps nothing: `fault` maps what is beside it. But without this operation the kernel calls `fault` only with the lock of
+    /// the whole address space.
+    ///
+    /// # Safety
+    ///
+    /// Called for mappings of files of this table, as this operation.
+    unsafe extern "C" fn map_pages(
+        _vmf: *mut bindings::vm_fault,
+        _start: c_ulong,
+        _end: c_ulong,
+    ) -> bindings::vm_fault_t {
         0
     }
 
