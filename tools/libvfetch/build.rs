@@ -18,7 +18,8 @@ fn main() {
     let include = crate_dir.join("../../include/uapi");
     let header = include.join("linux/vfetch.h");
     let wrapper = crate_dir.join("src/uapi.h");
-    for file in [&header, &wrapper] {
+    let jobs = include.join("linux/vfetch_job.h");
+    for file in [&header, &jobs, &wrapper] {
         println!("cargo::rerun-if-changed={}", file.display());
         if !file.exists() {
             fail(&format!(

@@ -22,7 +22,6 @@
 
 /* The same for every caller, or a 32-bit program's commands are other numbers. */
 _Static_assert(sizeof(struct vfetch_info) == 120, "vfetch_info");
-_Static_assert(sizeof(struct vfetch_stats) == 240, "vfetch_stats");
 _Static_assert(sizeof(struct vfetch_size) == 16, "vfetch_size");
 _Static_assert(sizeof(struct vfetch_range) == 24, "vfetch_range");
 _Static_assert(sizeof(struct vfetch_job) == 128, "vfetch_job");
@@ -32,6 +31,7 @@ _Static_assert(sizeof(struct vfetch_cancel) == 16, "vfetch_cancel");
 _Static_assert(offsetof(struct vfetch_info, memory_bytes) == 56, "memory_bytes");
 _Static_assert(offsetof(struct vfetch_info, space_bytes) == 104, "space_bytes");
 _Static_assert(offsetof(struct vfetch_stats, reads) == 8, "reads");
+_Static_assert(offsetof(struct vfetch_stats, evicted_pages) == 240, "evicted_pages");
 
 /* A command of this number for a structure of another size. */
 #define SIZED(command, bytes) _IOC(_IOC_DIR(command), _IOC_TYPE(command), _IOC_NR(command), bytes)

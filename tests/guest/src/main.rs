@@ -9,13 +9,14 @@
 
 mod io;
 mod life;
+mod mapped;
 mod support;
 mod tap;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let groups = [io::groups(), life::groups()].concat();
+    let groups = [io::groups(), life::groups(), mapped::groups()].concat();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() {
         for group in &groups {

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, io, path::PathBuf};
 
 use rustix::io::Errno;
 
-use crate::{FunctionRef, PciAddress};
+use crate::{FunctionRef, JobError, PciAddress};
 
 /// [`std::result::Result`] with this library's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -142,6 +142,15 @@ pub enum Error {
         offset: u64,
     },
 
+    /// A job did not come to its end.
+    #[error("vfetch{node}: {why}")]
+    Job {
+        /// The node.
+        node: u32,
+        /// Why.
+        why: JobError,
+    },
+
     /// A non-blocking operation would have waited (`EAGAIN`).
     #[error("vfetch{node}: the operation would have to wait")]
     WouldBlock {
@@ -211,6 +220,15 @@ impl Error {
             Self::TooLarge { .. } => Errno::FBIG,
             Self::Unaligned { .. } | Self::Reserved { .. } | Self::NotPf { .. } => Errno::INVAL,
             Self::Lost { .. } | Self::TransferFailed { .. } => Errno::IO,
+            Self::Job { why, .. } => match why {
+                JobError::Argument => Errno::INVAL,
+                JobError::Range { .. } => Errno::RANGE,
+                JobError::Failed => Errno::IO,
+                JobError::NoRoom => Errno::NOSPC,
+                JobError::Cancelled => Errno::CANCELED,
+                JobError::Gone => Errno::NODEV,
+                JobError::Other(errno) => Errno::from_raw_os_error(*errno),
+            },
             Self::WouldBlock { .. } => Errno::AGAIN,
             Self::VfsEnabled { .. } => Errno::BUSY,
             Self::TooManyVfs { .. } => Errno::RANGE,
@@ -274,7 +292,7 @@ impl Error {
                 format!("remove them first: 'echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs'")
             }
             Self::TooManyVfs { total, .. } => format!("ask for at most {total}; QEMU: '-device vfetch,total_vfs=N'"),
-            Self::BadFunction(_) | Self::Os { .. } => return None,
+            Self::Job { .. } | Self::BadFunction(_) | Self::Os { .. } => return None,
         })
     }
 

@@ -4,8 +4,10 @@
 //!
 //! The driver gives each bound function (a physical function, PF, or a virtual
 //! one, VF) a node `/dev/vfetchN`. Opening a node makes a [`Space`]: memory of
-//! its own, in the function's device memory, reached through the open file. A
-//! space starts with 0 bytes, [`Space::set_size`] gives it room. What was never
+//! its own, reached through the open file, through [`Mapping`]s, and by jobs of the
+//! function, which all see the same bytes at the same offsets. Its pages are in
+//! device memory or in the host's, and move to whoever touches them. A space
+//! starts with 0 bytes, [`Space::set_size`] gives it more. What was never
 //! written reads as zeros, what was written comes back, no other file ever sees
 //! it, and closing it frees and scrubs the memory.
 //!
@@ -13,6 +15,8 @@
 //! |---|---|
 //! | find functions, and change how many VFs there are | [`Host`], [`Function`] |
 //! | move data | [`Space`] |
+//! | use it as memory | [`Space::map`], [`Mapping`] |
+//! | have the function compute on it | [`Space::submit`], [`Task`] |
 //! | know what a function is and what it did | [`Info`], [`Stats`] |
 //!
 //! ```no_run
@@ -43,6 +47,8 @@
 mod error;
 mod function;
 mod info;
+mod job;
+mod map;
 mod space;
 mod sys;
 
@@ -64,6 +70,11 @@ pub use function::{Function, FunctionRef, Host, PciAddress, Role, VfCount};
 pub use info::{Counter, Info, Link, State, Stats};
 /// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
 pub use rustix::io::Errno;
+pub use job::{
+    stamped, Bfs, Conv2d, End, Gather, Gemm, Job, JobError, Kernel, Order, Pagerank, Reduce, Scatter, Spmv, Stamp,
+    StampCheck, Stencil, Task, Triad,
+};
+pub use map::{Access, Mapping};
 pub use space::{Interest, Options, Readiness, Space};
 
 /// Bytes of a page: spaces are sized, discarded and lost by the page.

@@ -7,7 +7,7 @@ use std::{
     io,
     ops::Range,
     os::{
-        fd::{AsFd, BorrowedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::fs::FileExt,
     },
     time::Duration,
@@ -20,7 +20,7 @@ use rustix::{
     process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags},
 };
 
-use crate::{sys, uapi, Error, Function, Info, Result, Stats, ABI_VERSION, PAGE_BYTES};
+use crate::{sys, uapi, Access, Error, Function, Info, Job, Mapping, Result, Stats, Task, ABI_VERSION, PAGE_BYTES};
 
 /// Memory of one's own on a function: lives as long as the file that reaches it.
 ///
@@ -100,6 +100,8 @@ pub enum Interest {
     Readable,
     /// A write would find a slot in the device's queue.
     Writable,
+    /// A job has ended that was not waited for.
+    Ended,
 }
 
 /// How a space was found by [`Space::wait`].
@@ -109,6 +111,8 @@ pub struct Readiness {
     pub readable: bool,
     /// The same, and the device's queue has a free slot.
     pub writable: bool,
+    /// A job has ended that was not waited for.
+    pub ended: bool,
     /// The space has lost pages.
     pub lost: bool,
     /// The device is gone.
@@ -236,6 +240,80 @@ impl Space {
         })
     }
 
+    /// Maps all of the space. See [`Mapping`] for what that means.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`].
+    pub fn map(&self) -> Result<Mapping> {
+        self.map_part(0..self.info()?.space_bytes, Access::ReadWrite)
+    }
+
+    /// Maps a part of the space, which may lie beyond its end: what is there can be used once the space is large enough.
+    /// The ends are multiples of [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unaligned`]; [`Error::Os`] (with `EACCES` for [`Access::ReadWrite`] of a file that is open for reading only,
+    /// `EINVAL` for an empty part).
+    pub fn map_part(&self, part: Range<u64>, access: Access) -> Result<Mapping> {
+        aligned(part.start)?;
+        aligned(part.end)?;
+        Mapping::of(self.as_fd(), part, access).map_err(|errno| self.failed("be mapped", errno))
+    }
+
+    /// Gives the function a job to do on this space. It runs beside other jobs, and beside whatever the host does
+    /// with the space meanwhile; when [`Job::wait`] has returned everything that it wrote is visible.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let function = libvfetch::Host::system().find(&"0".parse()?)?;
+    /// # let space = libvfetch::Space::open(&function)?;
+    /// space.set_size(3 << 20)?;
+    /// let memory = space.map()?;
+    /// for i in 0..1000 {
+    ///     memory.set_f64((1 << 20) + 8 * i, i as f64);
+    ///     memory.set_f64((2 << 20) + 8 * i, 1.0);
+    /// }
+    /// let triad = libvfetch::Triad { a: 0, b: 1 << 20, c: 2 << 20, n: 1000, scale: 0.5 };
+    /// space.submit(&triad.into())?.wait()?;
+    /// assert_eq!(memory.f64(8 * 7), 7.5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: `EINVAL` for a task that cannot be, `EAGAIN` when 64 jobs of the space were not waited for,
+    /// `ENOSPC` when too many spaces have jobs, `EOPNOTSUPP` when the function computes nothing, `EINTR`;
+    /// [`Error::WouldBlock`] for `EAGAIN`; [`Error::Gone`].
+    pub fn submit(&self, task: &Task) -> Result<Job<'_>> {
+        self.submit_with(task, None)
+    }
+
+    /// As [`Space::submit`]; the eventfd `event` is signalled when the job has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::submit`]; `EINVAL` when `event` is no eventfd.
+    pub fn submit_with_event(&self, task: &Task, event: BorrowedFd<'_>) -> Result<Job<'_>> {
+        self.submit_with(task, Some(event))
+    }
+
+    fn submit_with(&self, task: &Task, event: Option<BorrowedFd<'_>>) -> Result<Job<'_>> {
+        let mut submit = uapi::vfetch_submit {
+            flags: event.map_or(0, |_| uapi::VFETCH_SUBMIT_EVENTFD),
+            eventfd: event.map_or(0, |event| event.as_raw_fd()),
+            job: task.raw(),
+            ..Default::default()
+        };
+        let id = sys::submit(self.as_fd(), &mut submit).map_err(|errno| match errno {
+            Errno::AGAIN => Error::WouldBlock { node: self.node },
+            _ => self.failed("be given a job", errno),
+        })?;
+        Ok(Job::new(self, id))
+    }
+
     /// What the function is, and the size of this space. Answers after the device is gone, too.
     ///
     /// # Errors
@@ -347,6 +425,7 @@ impl Space {
         let flags = match interest {
             Interest::Readable => PollFlags::IN,
             Interest::Writable => PollFlags::OUT,
+            Interest::Ended => PollFlags::PRI,
         };
         let timeout = timeout.map(|t| {
             Timespec::try_from(t).unwrap_or(Timespec {
@@ -361,6 +440,7 @@ impl Space {
         Ok(Readiness {
             readable: found.contains(PollFlags::IN),
             writable: found.contains(PollFlags::OUT),
+            ended: found.contains(PollFlags::PRI),
             lost: found.contains(PollFlags::ERR) && !found.contains(PollFlags::HUP),
             gone: found.contains(PollFlags::HUP),
         })
@@ -375,7 +455,7 @@ impl Space {
         }
     }
 
-    fn failed(&self, what: &str, errno: Errno) -> Error {
+    pub(crate) fn failed(&self, what: &str, errno: Errno) -> Error {
         let node = self.node;
         match errno {
             Errno::NODEV => Error::Gone { node },

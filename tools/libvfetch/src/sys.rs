@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The ioctls. The only module with `unsafe`.
+//! The ioctls. With [`crate::map`] the only module with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::os::fd::BorrowedFd;
@@ -16,6 +16,9 @@ const GET_INFO: Opcode = uapi::LIBVFETCH_GET_INFO;
 const GET_STATS: Opcode = uapi::LIBVFETCH_GET_STATS;
 const SET_SIZE: Opcode = uapi::LIBVFETCH_SET_SIZE;
 const DISCARD: Opcode = uapi::LIBVFETCH_DISCARD;
+const SUBMIT: Opcode = uapi::LIBVFETCH_SUBMIT;
+const WAIT: Opcode = uapi::LIBVFETCH_WAIT;
+const CANCEL: Opcode = uapi::LIBVFETCH_CANCEL;
 
 /// `VFETCH_IOC_GET_INFO`.
 pub(crate) fn get_info(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_info> {
@@ -55,4 +58,33 @@ pub(crate) fn discard(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<()>
     };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(fd, Setter::<DISCARD, _>::new(range)) }
+}
+
+/// `VFETCH_IOC_SUBMIT`. Returns the job's name.
+pub(crate) fn submit(fd: BorrowedFd<'_>, submit: &mut uapi::vfetch_submit) -> Result<u64> {
+    // SAFETY: As in `get_info`; an eventfd in it is a number that the driver looks up.
+    unsafe { ioctl(fd, Updater::<SUBMIT, _>::new(submit))? };
+    Ok(submit.id)
+}
+
+/// `VFETCH_IOC_WAIT`.
+pub(crate) fn wait(fd: BorrowedFd<'_>, id: u64, timeout_ns: i64) -> Result<uapi::vfetch_wait> {
+    let mut wait = uapi::vfetch_wait {
+        id,
+        timeout_ns,
+        ..Default::default()
+    };
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<WAIT, _>::new(&mut wait))? };
+    Ok(wait)
+}
+
+/// `VFETCH_IOC_CANCEL`.
+pub(crate) fn cancel(fd: BorrowedFd<'_>, id: u64) -> Result<()> {
+    let cancel = uapi::vfetch_cancel {
+        id,
+        ..Default::default()
+    };
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(fd, Setter::<CANCEL, _>::new(cancel)) }
 }

@@ -14,7 +14,7 @@ mod races;
 mod sharing;
 mod slow;
 mod splice;
-mod uring;
+pub(crate) mod uring;
 mod zeros;
 
 use crate::{bounded, tap::Group};

@@ -53,6 +53,72 @@ impl Mapping {
         Ok(Self { address, bytes })
     }
 
+    /// A part of a file.
+    pub(crate) fn part_of(
+        file: impl AsFd,
+        offset: usize,
+        bytes: usize,
+        rights: ProtFlags,
+    ) -> Result<Self> {
+        // SAFETY: As in `with`.
+        let address = unsafe {
+            rustix::mm::mmap(ptr::null_mut(), bytes, rights, MapFlags::SHARED, file, offset as u64)?
+        };
+        Ok(Self { address, bytes })
+    }
+
+    /// Moves it elsewhere.
+    pub(crate) fn moved(self) -> Result<Self> {
+        let (from, bytes) = (self.address, self.bytes);
+        // SAFETY: A new place, where nothing is that anybody needs: it is reserved here, and replaced by what is moved.
+        let address = unsafe {
+            let to = rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                bytes,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE,
+            )?;
+            std::mem::forget(self);
+            let flags = rustix::mm::MremapFlags::MAYMOVE;
+            rustix::mm::mremap_fixed(from, bytes, bytes, flags, to)?
+        };
+        ensure!(address != from, "it was not moved");
+        Ok(Self { address, bytes })
+    }
+
+    /// Takes a part of it out. What is left must not be used there.
+    pub(crate) fn unmap(&self, part: Range<usize>) -> Result<()> {
+        ensure!(part.end <= self.bytes);
+        // SAFETY: The part is ours. Another mapping that comes to be there is none of this program's that matters: the tests make none before
+        // this is dropped.
+        unsafe { rustix::mm::munmap(self.at(part.start).cast(), part.len())? };
+        Ok(())
+    }
+
+    /// Gives advice about a part.
+    pub(crate) fn advise_part(&self, part: Range<usize>, advice: i32) -> Result<(), Errno> {
+        assert!(part.end <= self.bytes);
+        // SAFETY: The part is ours, and what is there is only copied, whatever it becomes.
+        match unsafe { libc::madvise(self.at(part.start).cast(), part.len(), advice) } {
+            0 => Ok(()),
+            _ => Err(done(-1).err().unwrap_or(Errno::IO)),
+        }
+    }
+
+    /// The word at `offset`, a multiple of 8.
+    pub(crate) fn word(&self, offset: usize) -> u64 {
+        assert!(offset % 8 == 0 && offset + 8 <= self.bytes);
+        // SAFETY: Inside and aligned; it may change at any time, hence volatile.
+        unsafe { self.at(offset).cast::<u64>().read_volatile() }
+    }
+
+    /// Sets the word at `offset`, a multiple of 8.
+    pub(crate) fn set_word(&self, offset: usize, word: u64) {
+        assert!(offset % 8 == 0 && offset + 8 <= self.bytes);
+        // SAFETY: As in `word`.
+        unsafe { self.at(offset).cast::<u64>().write_volatile(word) };
+    }
+
     fn at(&self, offset: usize) -> *mut u8 {
         assert!(offset <= self.bytes);
         self.address.cast::<u8>().wrapping_add(offset)
@@ -164,6 +230,12 @@ impl Area {
                 offset,
             )
         })
+    }
+
+    /// `write` from it.
+    pub(crate) fn write(&self, file: impl AsFd) -> Result<usize, Errno> {
+        // SAFETY: As in `pwrite`.
+        done(unsafe { libc::write(file.as_fd().as_raw_fd(), self.address.cast(), self.bytes) })
     }
 
     fn iovecs(areas: &[Self]) -> (Vec<libc::iovec>, i32) {

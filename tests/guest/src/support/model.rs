@@ -149,6 +149,20 @@ impl Model {
         self.bytes.resize(bytes, 0);
     }
 
+    /// What is there.
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> Vec<u8> {
+        let part = self.bytes.get(offset..offset + bytes);
+        part.unwrap_or_default().to_vec()
+    }
+
+    /// The sum of `words` words from `offset` on, modulo 2⁶⁴.
+    pub(crate) fn sum(&self, offset: usize, words: usize) -> u64 {
+        let bytes = self.bytes.get(offset..offset + 8 * words);
+        let words = bytes.unwrap_or_default().chunks_exact(8);
+        let words = words.filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
+        words.fold(0, u64::wrapping_add)
+    }
+
     /// Fails unless `got` is what is at `offset`.
     pub(crate) fn check(&self, what: &str, offset: usize, got: &[u8]) -> Result<()> {
         equal(

@@ -41,10 +41,38 @@ pub(crate) fn fork(run: impl FnOnce() -> u8) -> Result<Child> {
     Ok(Child { pid, waited: false })
 }
 
+/// Which signal, if any, `touch` ends in. A child of ours does it, and so dies in our place.
+pub(crate) fn signal_of(touch: impl FnOnce()) -> Result<Option<Signal>> {
+    let mut child = fork(|| {
+        touch();
+        0
+    })?;
+    let status = child.wait(30)?;
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(0), _) => Ok(None),
+        (_, Some(number)) => Ok(Some(Signal::from_named_raw(number).context("a nameless signal")?)),
+        _ => bail!("the child ended with {status:?}"),
+    }
+}
+
 impl Child {
+    /// Its number.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         Ok(rustix::process::kill_process(self.pid, signal)?)
+    }
+
+    /// Whether it has ended; it is still to be waited for.
+    pub(crate) fn has_ended(&self) -> Result<bool> {
+        let options = rustix::process::WaitIdOptions::EXITED
+            | rustix::process::WaitIdOptions::NOHANG
+            | rustix::process::WaitIdOptions::NOWAIT;
+        let status = rustix::process::waitid(rustix::process::WaitId::Pid(self.pid), options)?;
+        Ok(status.is_some())
     }
 
     /// Waits until it has ended.
@@ -96,4 +124,20 @@ pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) {
     interruptible();
     // SAFETY: The thread has not been joined, so that its handle is valid.
     unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+}
+
+/// Names the calling thread for [`interrupt_scoped`].
+pub(crate) fn this_thread() -> libc::pthread_t {
+    // SAFETY: No requirements.
+    unsafe { libc::pthread_self() }
+}
+
+/// As [`interrupt`], for a thread of a scope that has not been joined, and what it is called by itself.
+pub(crate) fn interrupt_scoped<T>(
+    _thread: &std::thread::ScopedJoinHandle<'_, T>,
+    name: libc::pthread_t,
+) {
+    interruptible();
+    // SAFETY: As in `interrupt`.
+    unsafe { libc::pthread_kill(name, libc::SIGUSR1) };
 }

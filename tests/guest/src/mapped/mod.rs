@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Managed memory: spaces as memory of processes and of jobs, at the same time.
+
+mod coherent;
+mod direct;
+mod jobs;
+mod kernels;
+mod lost;
+mod mapping;
+mod others;
+
+use anyhow::{Context, Result};
+use libvfetch::{stamped, Function, Space, Stamp, StampCheck};
+use rustix::mm::ProtFlags;
+
+use crate::{
+    bounded,
+    support::{
+        buffer::Mapping,
+        machine::{leaves_nothing, pf, vf, PAGE},
+    },
+    tap::Group,
+};
+
+const RIGHTS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+/// Words of a page.
+const WORDS: usize = PAGE / 8;
+
+/// Runs `test` on the PF and on a VF, which get everything back.
+fn on_pf_and_vf(test: impl Fn(&Function) -> Result<()>) -> Result<()> {
+    for function in [pf()?, vf(1)?] {
+        leaves_nothing(&function, || test(&function))
+            .with_context(|| format!("on {}", function.role))?;
+    }
+    Ok(())
+}
+
+/// A space of `pages`, and all of it mapped.
+fn mapped(function: &Function, pages: usize) -> Result<(Space, Mapping)> {
+    let space = crate::support::machine::space(function, (pages * PAGE) as u64)?;
+    let mapping = Mapping::part_of(&space, 0, pages * PAGE, RIGHTS)?;
+    Ok((space, mapping))
+}
+
+/// Has the device stamp `pages` pages from `first` on: they are its own then.
+fn device_stamps(space: &Space, first: usize, pages: usize, generation: u64) -> Result<()> {
+    let stamp = Stamp {
+        output: (first * PAGE) as u64,
+        n: (pages * WORDS) as u64,
+        first: (first * WORDS) as u64,
+        generation,
+    };
+    space.submit(&stamp.into())?.wait()?;
+    Ok(())
+}
+
+/// Words among `pages` pages from `first` on that the device finds not to be of `generation`.
+fn device_finds(space: &Space, first: usize, pages: usize, generation: u64) -> Result<u64> {
+    let check = StampCheck {
+        input: (first * PAGE) as u64,
+        n: (pages * WORDS) as u64,
+        first: (first * WORDS) as u64,
+        lowest: generation,
+        highest: generation,
+    };
+    Ok(space.submit(&check.into())?.wait()?)
+}
+
+/// What stamped pages hold.
+fn stamped_bytes(first: usize, pages: usize, generation: u64) -> Vec<u8> {
+    let words = first * WORDS..(first + pages) * WORDS;
+    words
+        .flat_map(|word| stamped(word as u64, generation).to_le_bytes())
+        .collect()
+}
+
+/// The groups of this part.
+pub(crate) fn groups() -> Vec<Group> {
+    vec![
+        Group {
+            name: "mapped",
+            about: "spaces as memory: mappings, read, write and jobs see the same bytes",
+            tests: bounded![60:
+                coherent::what_is_written_one_way_is_seen_every_other_way,
+                coherent::random_use_of_all_functions_at_once_matches_a_model,
+                coherent::reads_and_writes_go_over_pages_of_both_sides_at_any_offset,
+                coherent::threads_and_jobs_that_share_pages_lose_no_update,
+                coherent::stores_are_seen_in_their_order,
+                coherent::mappings_of_different_parts_are_the_same_memory,
+                mapping::what_was_never_written_is_zeros,
+                mapping::a_mapping_keeps_the_space,
+                mapping::a_forked_child_shares_the_pages,
+                mapping::a_moved_mapping_is_the_same_memory,
+                mapping::what_is_left_of_a_mapping_works,
+                mapping::rights_are_taken_and_given,
+                mapping::advice_changes_no_contents,
+                mapping::a_file_opened_for_reading_is_not_written,
+                mapping::beyond_the_end_is_sigbus,
+                mapping::a_space_that_shrinks_and_grows_shows_zeros,
+                mapping::discarded_pages_are_zeros_in_all_mappings,
+                mapping::the_largest_space_is_mapped_sparsely,
+                others::proc_mem_and_process_vm_see_the_pages,
+                others::a_debugger_sees_and_changes_the_pages,
+                others::a_mapping_is_a_buffer_of_its_own_space,
+                others::a_mapping_is_a_buffer_of_other_spaces_and_files,
+                others::io_uring_moves_data_to_and_from_a_mapping,
+                others::registered_pages_stay_where_they_are_and_the_device_sees_them,
+            ],
+        },
+        Group {
+            name: "jobs",
+            about: "jobs of a function on managed memory",
+            tests: bounded![60:
+                jobs::every_kind_computes_what_the_host_does,
+                jobs::a_job_that_leaves_its_space_says_where,
+                jobs::a_space_that_shrinks_ends_its_job,
+                jobs::bad_arguments_are_refused,
+                jobs::jobs_that_were_not_waited_for_have_64_places,
+                jobs::an_eventfd_and_poll_tell_of_the_end,
+                jobs::a_cancelled_job_has_done_its_beginning,
+                jobs::waiting_ends_after_its_time_or_a_signal,
+                jobs::a_closed_file_ends_its_jobs,
+                jobs::a_killed_process_ends_its_jobs,
+                jobs::the_host_uses_the_space_of_a_running_job,
+                jobs::jobs_of_many_spaces_and_functions_run_at_once,
+                jobs::a_file_opened_for_reading_has_no_jobs,
+            ],
+        },
+        Group {
+            name: "mapped-lost",
+            about: "resets, unbinding and faults of the device under mappings (x-test=on, VFs, timeout_ms=200)",
+            tests: bounded![60:
+                lost::a_reset_takes_what_the_device_has_and_no_more,
+                lost::a_reset_ends_the_jobs_that_run,
+                lost::random_use_survives_resets,
+                lost::an_unbound_function_leaves_the_host_its_pages,
+                lost::unbinding_ends_jobs_and_waits,
+                lost::a_page_that_cannot_be_fetched_is_sigbus_and_stays,
+                lost::a_page_that_cannot_be_sent_stays_with_the_host,
+                lost::scrubs_that_fail_show_nobody_else_s_bytes,
+            ],
+        },
+        Group {
+            name: "mapped-direct",
+            about: "a mapping as the buffer of a disk (module brd)",
+            tests: bounded![60:
+                direct::direct_io_moves_data_to_and_from_a_mapping,
+                direct::direct_io_and_jobs_share_pages,
+            ],
+        },
+    ]
+}
