@@ -237,12 +237,12 @@ impl Space {
     /// Sends blocks away until what is used fits, as far as that can be done.
     fn fit(&self) {
         for side in [Location::Device, Location::Host] {
-            let fits = || self.evict(side, None);
+            let fits = || self.evict(side, None, u64::MAX);
             Self::shrink(&self.room, side, fits);
             let function = &self.function;
             Self::shrink(&function.room, side, || {
                 let space = function.oldest_space(side).ok_or(ENOSPC)?;
-                space.evict(side, None)
+                space.evict(side, None, u64::MAX)
             });
         }
     }

@@ -257,6 +257,7 @@ impl Function {
     fn serve_batch(&self, batch: &mut KVec<Fault>) {
         self.stats.device_faults.add(batch.len() as u64);
         self.stats.fault_batches.count();
+        self.begin_batch();
         sort(batch);
         let mut awaited: KVec<Awaited> = KVec::new();
         let mut left: &[Fault] = batch;
@@ -426,6 +427,7 @@ impl Space {
         pages: &PageMask,
         needed: &PageMask,
     ) -> PageMask {
+        let limit = self.function.not_lately();
         let mut short = PageMask::EMPTY;
         for set in [*needed, pages.minus(needed)] {
             let mut left = set;
@@ -438,7 +440,7 @@ impl Space {
                     break;
                 }
                 // CAST: at most 512.
-                let Ok(frames) = self.take_zeroed(run.len() as u32, wanted.then_some(&**block)) else {
+                let Ok(frames) = self.take_zeroed(run.len() as u32, wanted.then_some(&**block), limit) else {
                     break;
                 };
                 let mut locked = block.lock();

@@ -151,8 +151,15 @@ impl Space {
         self.function.memory.take_free(most, want)
     }
 
-    /// Takes up to `most` frames, and makes room for them if there are none: blocks other than `keep` go to the host. ENOSPC.
-    pub(crate) fn take_frames(&self, most: u32, want: Want, keep: &Block) -> Result<Taken> {
+    /// Takes up to `most` frames, and makes room for them if there are none: blocks other than `keep`, last used before `limit`, go to the host.
+    /// ENOSPC.
+    pub(crate) fn take_frames(
+        &self,
+        most: u32,
+        want: Want,
+        keep: &Block,
+        limit: u64,
+    ) -> Result<Taken> {
         /// Blocks that may go in vain: somebody else takes what they leave.
         const TRIES: usize = 8;
         let mut error = ENOSPC;
@@ -164,8 +171,8 @@ impl Space {
             let own = self.room.is_over_with(Location::Device, 1);
             let victim = self.function.oldest_space(Location::Device);
             let evicted = match &victim {
-                Some(victim) if !own => victim.evict(Location::Device, Some(keep)),
-                _ => self.evict(Location::Device, Some(keep)),
+                Some(victim) if !own => victim.evict(Location::Device, Some(keep), limit),
+                _ => self.evict(Location::Device, Some(keep), limit),
             };
             if let Err(failed) = evicted {
                 error = failed;
@@ -179,10 +186,15 @@ impl Space {
 
     /// Takes up to `most` frames, which hold zeros; with `keep` other blocks go if there are none. ENOSPC; EIO, ENODEV when they could not be
     /// made to. May sleep for long.
-    pub(crate) fn take_zeroed(&self, most: u32, keep: Option<&Block>) -> Result<FrameRun> {
+    pub(crate) fn take_zeroed(
+        &self,
+        most: u32,
+        keep: Option<&Block>,
+        limit: u64,
+    ) -> Result<FrameRun> {
         let generation = self.function.memory.generation();
         let taken = match keep {
-            Some(keep) => self.take_frames(most, Want::Zeros, keep)?,
+            Some(keep) => self.take_frames(most, Want::Zeros, keep, limit)?,
             None => self.try_frames(most, Want::Zeros)?,
         };
         if taken.dirty {
@@ -219,8 +231,8 @@ impl Space {
                 return;
             };
             let result = match &victim {
-                None => self.evict(Location::Host, None),
-                Some(space) => space.evict(Location::Host, None),
+                None => self.evict(Location::Host, None, u64::MAX),
+                Some(space) => space.evict(Location::Host, None, u64::MAX),
             };
             if result.is_err() {
                 return;
@@ -228,17 +240,17 @@ impl Space {
         }
     }
 
-    /// Sends the least recently used block other than `keep` away from a side, and waits until it has gone. ENOSPC when there is none;
-    /// EAGAIN when it did not go.
-    pub(crate) fn evict(&self, from: Location, keep: Option<&Block>) -> Result {
+    /// Sends the least recently used block other than `keep`, last used before `limit`, away from a side, and waits until it has gone. ENOSPC when
+    /// there is none; EAGAIN when it did not go.
+    pub(crate) fn evict(&self, from: Location, keep: Option<&Block>, limit: u64) -> Result {
         /// Blocks that may turn out to have nothing that can go.
         const TRIES: usize = 16;
         let mut kept = None;
         let mut result = Err(ENOSPC);
         for _ in 0..TRIES {
             let taken = match from {
-                Location::Device => self.on_device.take(),
-                Location::Host => self.on_host.take(),
+                Location::Device => self.on_device.take(limit),
+                Location::Host => self.on_host.take(limit),
             };
             let Some(block) = taken else {
                 break;

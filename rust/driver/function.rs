@@ -92,6 +92,9 @@ pub(crate) struct Function {
     pub(crate) room: Room,
     /// Counts uses of blocks.
     clock: Atomic<u64>,
+    /// When the last batches of faults began, and how many there were.
+    batches: [Atomic<u64>; Self::LATELY],
+    batch: Atomic<u64>,
     /// Spaces that the device knows.
     #[pin]
     pub(crate) spaces: AddressSpaces,
@@ -136,6 +139,10 @@ impl Function {
     const RESET_MS: Msecs = 500;
     const LOOK_US: i64 = 100;
     const HOLD_MS: Msecs = 5000;
+    /// Batches of faults that are served together, as far as eviction goes: as many as a step of a job may need pages.
+    const LATELY: usize = 8;
+    /// One of so many batches takes nothing away from the last ones.
+    const STRICT: u64 = 64;
 
     /// Makes the function of `device`, which is being bound, with its queues stopped.
     pub(crate) fn new(
@@ -179,6 +186,8 @@ impl Function {
                     u64::from(frames),
                 ),
                 clock: Atomic::new(1),
+                batches: [const { Atomic::new(0) }; Self::LATELY],
+                batch: Atomic::new(0),
                 spaces <- AddressSpaces::new(device.as_ref())?,
                 faults: FaultRing::new(device.as_ref(), registers.clone())?,
                 transactions: Atomic::new(1),
@@ -304,6 +313,28 @@ impl Function {
         };
         // Not under the lock: it may be the last reference.
         drop(space);
+    }
+
+    /// A batch of faults begins.
+    pub(crate) fn begin_batch(&self) {
+        let number = self.batch.fetch_add(1u64, Relaxed);
+        // CAST: the remainder is small.
+        if let Some(place) = self.batches.get((number % Self::LATELY as u64) as usize) {
+            place.store(self.tick(), Relaxed);
+        }
+    }
+
+    /// Blocks that were used from then on shall stay, since jobs have asked for them lately; `u64::MAX`: all may go.
+    ///
+    /// Strands that need several pages at once, and ask for one at a time, could take them away from one another for ever. A batch that takes
+    /// nothing from the last ones ends that: what finds no frame is reached remotely. It is one in many, since remote
+    /// pages stay so for long.
+    pub(crate) fn not_lately(&self) -> u64 {
+        if self.batch.load(Relaxed) % Self::STRICT != 0 {
+            return u64::MAX;
+        }
+        let times = self.batches.iter().map(|time| time.load(Relaxed));
+        times.min().filter(|time| *time > 0).unwrap_or(u64::MAX)
     }
 
     /// The time, counted in uses of blocks.

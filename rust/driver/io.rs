@@ -328,7 +328,7 @@ impl Space {
         if !self.has_room(1) {
             return Err(ENOSPC);
         }
-        let frames = match self.take_zeroed(pages.len() as u32, Some(block)) {
+        let frames = match self.take_zeroed(pages.len() as u32, Some(block), u64::MAX) {
             Ok(run) => run,
             Err(ENOSPC | EAGAIN) => {
                 let zeros = HostPage::zeroed()?;

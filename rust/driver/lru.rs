@@ -85,8 +85,8 @@ where
         }
     }
 
-    /// Takes the block out that was used least recently.
-    pub(crate) fn take(&self) -> Option<Arc<Block>> {
+    /// Takes the block out that was used least recently, if that was before `limit`.
+    pub(crate) fn take(&self, limit: u64) -> Option<Arc<Block>> {
         /// Blocks that may be found used since.
         const PATIENCE: usize = 4096;
         let mut list = self.list.lock();
@@ -94,6 +94,11 @@ where
             let item = list.pop_front()?;
             let age = item.age();
             let used = age.used.load(Relaxed);
+            if age.sorted.load(Relaxed) >= limit {
+                // So were all others.
+                list.push_front(item);
+                return None;
+            }
             if used <= age.sorted.load(Relaxed) {
                 age.sorted.store(0, Relaxed);
                 return Some(item.into_arc());
@@ -122,6 +127,6 @@ where
 
     /// Takes all out.
     pub(crate) fn clear(&self) {
-        while self.take().is_some() {}
+        while self.take(u64::MAX).is_some() {}
     }
 }

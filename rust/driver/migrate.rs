@@ -304,7 +304,14 @@ impl Move {
             Err(ENOSPC) => {
                 // Who waits for others to go has nothing that they could wait for.
                 while self.finish_one() {}
-                space.take_frames(most, Want::Anything, &self.block)?.run
+                let limit = if must {
+                    u64::MAX
+                } else {
+                    space.function.not_lately()
+                };
+                space
+                    .take_frames(most, Want::Anything, &self.block, limit)?
+                    .run
             }
             taken => taken?.run,
         };
