@@ -15,7 +15,7 @@ use super::block::Block;
 use super::function::Function;
 use super::migrate::Move;
 use super::regs::Registers;
-use super::space::{index_of, Space};
+use super::space::{index_of, Space, PAGE};
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -302,7 +302,7 @@ impl Space {
         for fault in faults {
             if fault.page >= self.pages() {
                 // The space has become smaller: the job has left it.
-                self.fail_job(fault.job, ERANGE);
+                self.fail_job(fault.job, ERANGE, fault.page.saturating_mul(PAGE));
                 continue;
             }
             let page = index_of(fault.page).1;
@@ -316,14 +316,14 @@ impl Space {
             Ok(lost) => lost,
             Err(error) => {
                 for fault in faults {
-                    self.fail_job(fault.job, error);
+                    self.fail_job(fault.job, error, fault.page.saturating_mul(PAGE));
                 }
                 return;
             }
         };
         for fault in faults {
             if lost.has(index_of(fault.page).1) {
-                self.fail_job(fault.job, EIO);
+                self.fail_job(fault.job, EIO, fault.page.saturating_mul(PAGE));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::fault::{Ended, Fault};
 use crate::sys::ioctl::Argument;
 use crate::sys::mapping::Mapping;
-use crate::sys::node::{Moved, OpenFile, Ready, Request};
+use crate::sys::node::{FileMode, Moved, OpenFile, Ready, Request};
 use crate::sys::wait::Poll;
 
 /// EINVAL unless all of `zero` are 0: flags that do not exist, and reserved fields.
@@ -39,6 +39,15 @@ fn milliseconds(timeout_ns: i64) -> Option<Msecs> {
     let ns = u64::try_from(timeout_ns).ok()?;
     // Longer ones than a `u32` can hold are 49 days.
     Some(Msecs::try_from(ns.div_ceil(1_000_000)).unwrap_or(Msecs::MAX))
+}
+
+/// EBADF unless the file was opened for what a command does.
+fn permitted(is: bool) -> Result {
+    if is {
+        Ok(())
+    } else {
+        Err(EBADF)
+    }
 }
 
 impl Space {
@@ -150,7 +159,7 @@ impl OpenFile for SpaceFile {
         self.0.fault(fault)
     }
 
-    fn ioctl(&self, command: u32, argument: Argument) -> Result {
+    fn ioctl(&self, command: u32, argument: Argument, mode: FileMode) -> Result {
         match command {
             GET_INFO => {
                 let asked: vfetch_info = argument.read(size_of::<u32>())?;
@@ -163,17 +172,21 @@ impl OpenFile for SpaceFile {
                 argument.write(&self.0.stats())
             }
             SET_SIZE => {
+                permitted(mode.write)?;
                 let asked: vfetch_size = argument.read(size_of::<vfetch_size>())?;
                 must_be_zero(&[asked.flags & !hw::VFETCH_SIZE_RESERVE, asked.reserved])?;
                 self.0.resize(asked.bytes, asked.flags & hw::VFETCH_SIZE_RESERVE != 0)
             }
             DISCARD => {
+                permitted(mode.write)?;
                 let asked: vfetch_range = argument.read(size_of::<vfetch_range>())?;
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
                 self.0.discard(asked.offset..end)
             }
             SUBMIT => {
+                // A job reads and writes.
+                permitted(mode.read && mode.write)?;
                 let mut asked: vfetch_submit = argument.read(size_of::<vfetch_submit>())?;
                 must_be_zero(&[asked.flags & !hw::VFETCH_SUBMIT_EVENTFD])?;
                 let event = if asked.flags & hw::VFETCH_SUBMIT_EVENTFD != 0 {
@@ -182,7 +195,7 @@ impl OpenFile for SpaceFile {
                     must_be_zero(&[asked.eventfd.unsigned_abs()])?;
                     None
                 };
-                asked.id = self.0.submit(&asked.job, event, false)?;
+                asked.id = self.0.submit(&asked.job, event, mode.nonblocking)?;
                 argument.write(&asked)
             }
             WAIT => {

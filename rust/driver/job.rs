@@ -3,11 +3,11 @@
 //! Computations of a function on a space.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic};
-use kernel::sync::{Arc, Mutex, UniqueArc};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Release};
+use kernel::sync::{Arc, Mutex};
 use kernel::time::Msecs;
 
-use super::queue::{Failure, JobSlot, Notice, Queue};
+use super::queue::{Failure, JobOutcome, Notice};
 use super::space::Space;
 use crate::sys::abi as hw;
 use crate::sys::eventfd::EventFd;
@@ -20,9 +20,12 @@ const MOST: usize = 64;
 pub(crate) struct Job {
     /// What user space calls it.
     pub(crate) id: u64,
-    slot: JobSlot,
-    /// Why it was cancelled by the driver: an errno, or 0.
+    /// What the device calls it.
+    transaction: Atomic<u64>,
+    outcome: Arc<JobOutcome>,
+    /// Why it was cancelled by the driver: an errno, or 0, and where.
     error: Atomic<i32>,
+    at: Atomic<u64>,
 }
 
 /// Jobs of a space that were not waited for yet.
@@ -45,31 +48,41 @@ pub(crate) struct JobEnd {
 impl Job {
     /// The name by which the device knows it.
     pub(crate) fn transaction(&self) -> u64 {
-        self.slot.transaction()
+        self.transaction.load(Acquire)
     }
 
-    /// The driver is about to cancel it, because of `error`.
-    pub(crate) fn fail(&self, error: Error) {
+    /// The driver is about to cancel it, because of `error` at byte `at` of the space.
+    fn fail(&self, error: Error, at: u64) {
         // The first reason is the one that is told.
-        let _ = self
-            .error
-            .cmpxchg(0, error.to_errno(), kernel::sync::atomic::Full);
+        if self.error.cmpxchg(0, error.to_errno(), Full).is_ok() {
+            self.at.store(at, Release);
+        }
     }
 
     /// Whether it has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.slot.is_over()
+        self.outcome.is_over()
     }
 
     fn end(&self) -> JobEnd {
-        let end = self.slot.end();
+        let Some(end) = self.outcome.end() else {
+            return JobEnd {
+                status: EIO.to_errno().unsigned_abs(),
+                value: 0,
+                time_ns: 0,
+            };
+        };
+        let mut value = end.value;
         let error = match end.outcome {
             Ok(()) => 0,
             // CAST: the constants are small.
             Err(Failure::Status(status)) => match u32::from(status) {
                 hw::VFETCH_STATUS_CANCELLED => match self.error.load(Acquire) {
                     0 => ECANCELED.to_errno(),
-                    error => error,
+                    error => {
+                        value = self.at.load(Acquire);
+                        error
+                    }
                 },
                 hw::VFETCH_STATUS_SPACE_RANGE => ERANGE.to_errno(),
                 hw::VFETCH_STATUS_JOB => EINVAL.to_errno(),
@@ -79,7 +92,7 @@ impl Job {
         };
         JobEnd {
             status: error.unsigned_abs(),
-            value: end.value,
+            value,
             time_ns: end.time_ns,
         }
     }
@@ -118,37 +131,43 @@ impl Space {
         let compute = self.function.compute.as_ref().ok_or(EOPNOTSUPP)?;
         check(job, self.function.description.job_strands)?;
         let asid = self.attach(&device)?;
-        if self.jobs().lock().all.len() >= MOST {
-            return Err(EAGAIN);
-        }
-        let mut notice = Notice {
+        let outcome = JobOutcome::new()?;
+        let notice = Notice {
+            outcome: outcome.clone(),
             events: self.events.clone(),
             eventfd: event,
         };
-        loop {
-            let slot = Queue::reserve_owned(compute, nonblocking, Signals::Any)?;
-            // With the lock: a fault of the job may come before this ends, and looks for it.
+        let id = {
             let mut jobs = self.jobs().lock();
-            // What can fail comes before the device has it.
-            jobs.all.reserve(1, GFP_KERNEL)?;
-            let place = UniqueArc::<Job>::new_uninit(GFP_KERNEL)?;
-            match JobSlot::submit(slot, asid.raw(), job, notice) {
-                Ok(slot) => {
-                    jobs.next += 1;
-                    let id = jobs.next;
-                    let job = place.write(Job {
-                        id,
-                        slot,
-                        error: Atomic::new(0),
-                    });
-                    // There is room.
-                    let _ = jobs.all.push_within_capacity(job.into());
-                    return Ok(id);
-                }
-                Err((Failure::Recovering, again)) if !nonblocking => notice = again,
-                Err((failure, _)) => return Err(failure.into()),
+            jobs.next += 1;
+            jobs.next
+        };
+        let job_of = Arc::new(
+            Job {
+                id,
+                transaction: Atomic::new(0),
+                outcome,
+                error: Atomic::new(0),
+                at: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+        {
+            // Before the device has it: a fault of the job looks for it.
+            let mut jobs = self.jobs().lock();
+            if jobs.all.len() >= MOST {
+                return Err(EAGAIN);
             }
+            jobs.all.push(job_of.clone(), GFP_KERNEL)?;
         }
+        let submitted = compute.submit_job(asid.raw(), job, notice, nonblocking, |transaction| {
+            job_of.transaction.store(transaction, Release);
+        });
+        if let Err(error) = submitted {
+            self.jobs().lock().all.retain(|other| other.id != id);
+            return Err(error);
+        }
+        Ok(id)
     }
 
     fn job(&self, id: u64) -> Result<Arc<Job>> {
@@ -169,7 +188,7 @@ impl Space {
     /// ENOENT no such job; ETIME it has not ended; EINTR.
     pub(crate) fn wait_job(&self, id: u64, time: Option<Msecs>) -> Result<JobEnd> {
         let job = self.job(id)?;
-        match job.slot.wait(Signals::Any, time) {
+        match job.outcome.wait(Signals::Any, time) {
             Waited::Done => {}
             Waited::TimedOut => return Err(ETIME),
             Waited::Signal => return Err(ERESTARTSYS),
@@ -188,10 +207,10 @@ impl Space {
         self.function.cancel(job.transaction())
     }
 
-    /// Ends the job that the device calls `transaction`, because of `error`, which is what its end says.
-    pub(crate) fn fail_job(&self, transaction: u64, error: Error) {
+    /// Ends the job that the device calls `transaction`, because of `error` at byte `at`, which is what its end says.
+    pub(crate) fn fail_job(&self, transaction: u64, error: Error, at: u64) {
         if let Some(job) = self.job_of(transaction) {
-            job.fail(error);
+            job.fail(error, at);
         }
         // One that has ended already need not be.
         let _ = self.function.cancel(transaction);
@@ -203,10 +222,11 @@ impl Space {
             let Some(job) = self.jobs().lock().all.pop() else {
                 return;
             };
-            while !job.is_over() {
+            // One that the device has not got yet never will: whoever hands it in holds the file open.
+            while !job.is_over() && job.transaction() != 0 {
                 // Where the device does not do it a reset of the queue does, and that ends the wait.
                 let _ = self.function.cancel(job.transaction());
-                job.slot.wait(Signals::None, Some(100));
+                job.outcome.wait(Signals::None, Some(100));
             }
         }
     }

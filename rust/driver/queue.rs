@@ -145,10 +145,57 @@ impl End {
     }
 }
 
-/// Who is told that a job has ended.
+/// Who is told that a job has ended, and how.
 pub(crate) struct Notice {
+    pub(crate) outcome: Arc<JobOutcome>,
     pub(crate) events: Arc<Events>,
     pub(crate) eventfd: Option<EventFd>,
+}
+
+/// How a job ended, once it has. It does not keep the slot that the job had.
+#[pin_data]
+pub(crate) struct JobOutcome {
+    #[pin]
+    end: SpinLockIrq<Option<End>>,
+    over: Atomic<bool>,
+    #[pin]
+    ended: WaitQueue,
+}
+
+impl JobOutcome {
+    /// Of a job that has not ended. ENOMEM.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                end <- new_spinlock_irq!(None, "vfetch: end of a job"),
+                over: Atomic::new(false),
+                ended <- new_wait_queue!("vfetch: a job"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// It has ended.
+    fn set(&self, end: End) {
+        *self.end.lock() = Some(end);
+        self.over.store(true, Release);
+        self.ended.wake_all();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Acquire)
+    }
+
+    /// Waits until it has, for at most `time`.
+    pub(crate) fn wait(&self, signals: Signals, time: Option<Msecs>) -> Waited {
+        self.ended.wait(signals, time, || self.is_over())
+    }
+
+    /// How it ended.
+    pub(crate) fn end(&self) -> Option<End> {
+        *self.end.lock()
+    }
 }
 
 /// What those who poll for jobs wait for.
@@ -260,7 +307,7 @@ struct Inner {
     /// `None` once the function is unbound.
     rings: Option<Rings>,
     states: KVec<SlotState>,
-    /// Who is told of the end of a slot's job.
+    /// Who is told of the end of a slot's job; of one that has ended, until the slot has another.
     notices: KVec<Option<Notice>>,
     /// Slots that nobody has.
     free: KVec<u16>,
@@ -553,20 +600,43 @@ impl Queue {
         let SlotState::InFlight { sleeping, .. } = *state else {
             return;
         };
+        let is_job = matches!(*state, SlotState::InFlight { bytes: None, .. });
         *state = SlotState::Done(end);
         self.in_flight.fetch_sub(1, Release);
+        if sleeping {
+            inner.sleepers = inner.sleepers.saturating_sub(1);
+        }
         if let Some(waiter) = self.waiters.get(slot) {
             waiter.over.store(true, Release);
-            if sleeping {
-                inner.sleepers = inner.sleepers.saturating_sub(1);
+            if sleeping && !is_job {
                 waiter.ended.wake_all();
             }
         }
-        if let Some(Some(notice)) = inner.notices.get(slot) {
-            notice.events.ended.wake_all();
-            if let Some(eventfd) = &notice.eventfd {
-                eventfd.signal();
+        if is_job {
+            if let Some(Some(notice)) = inner.notices.get(slot) {
+                notice.outcome.set(end);
+                notice.events.ended.wake_all();
+                if let Some(eventfd) = &notice.eventfd {
+                    eventfd.signal();
+                }
             }
+            // Nobody has the slot: what is known of the job is in the notice. CAST: a slot's number.
+            self.give_back(inner, slot as u16);
+            self.changed.wake_one();
+        }
+    }
+
+    /// A slot is free again. Whoever waits for one is to be woken afterwards.
+    fn give_back(&self, inner: &mut Inner, slot: u16) {
+        if let Some(state) = inner.states.get_mut(usize::from(slot)) {
+            *state = SlotState::Idle;
+        }
+        // There is room: the vector was made for all slots.
+        if inner.free.push_within_capacity(slot).is_err() {
+            kernel::pr_warn_once!("a slot was given back twice\n");
+        }
+        if inner.granted < inner.waiting {
+            inner.granted += 1;
         }
     }
 
@@ -1014,94 +1084,61 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     }
 }
 
-/// A job of the device's.
-pub(crate) struct JobSlot {
-    slot: Slot<Arc<Queue>>,
-    transaction: TransactionId,
-}
-
-impl JobSlot {
-    /// Gives the device a job for address space `asid`. Fails as [`Slot::submit`] does.
-    pub(crate) fn submit(
-        slot: Slot<Arc<Queue>>,
+impl Queue {
+    /// Gives the device a job for address space `asid`, and returns the name by which it knows it. What `begun` says is called with it before
+    /// anything can be heard of the job.
+    ///
+    /// Waits for a slot, or not if `nonblocking`: the errors are those of [`reserve`](Self::reserve).
+    pub(crate) fn submit_job(
+        &self,
         asid: u16,
         job: &hw::vfetch_job,
         notice: Notice,
-    ) -> Result<Self, (Failure, Notice)> {
-        let queue = &*slot.queue;
-        let mut inner = queue.inner.lock();
-        let inner_ref = &mut *inner;
-        let failure = match inner_ref.mode {
-            Mode::Running => None,
-            Mode::Stopped => Some(Failure::Recovering),
-            Mode::Gone => Some(Failure::Gone),
-        };
-        let transaction = TransactionId::new(inner_ref.number, slot.slot);
-        let desc = match (&inner_ref.rings, failure) {
-            (Some(rings), None) => {
-                let index = usize::from(slot.slot);
-                rings.jobs.write(index, *job);
-                Ok(hw::vfetch_desc {
-                    // CAST: opcodes are 8 bits wide.
-                    opcode: hw::VFETCH_OP_JOB as u8,
-                    transaction: transaction.0,
-                    host_addr: rings.jobs.address(index),
-                    // CAST: the structure's size.
-                    bytes: size_of::<hw::vfetch_job>() as u32,
-                    asid: u32::from(asid),
-                    ..Default::default()
-                })
-            }
-            (_, failure) => Err(failure.unwrap_or(Failure::Gone)),
-        };
-        match desc {
-            Ok(desc) => {
-                if let Some(place) = inner_ref.notices.get_mut(usize::from(slot.slot)) {
-                    *place = Some(notice);
+        nonblocking: bool,
+        begun: impl FnOnce(u64),
+    ) -> Result {
+        loop {
+            let slot = self.reserve_with(nonblocking, Signals::Any)?;
+            let index = usize::from(slot);
+            let mut inner = self.inner.lock();
+            let inner_ref = &mut *inner;
+            let rings = match inner_ref.mode {
+                Mode::Running => inner_ref.rings.as_ref(),
+                _ => None,
+            };
+            let Some(rings) = rings else {
+                let gone = inner_ref.mode == Mode::Gone;
+                self.give_back(inner_ref, slot);
+                drop(inner);
+                self.changed.wake_one();
+                match (gone, nonblocking) {
+                    (true, _) => return Err(ENODEV),
+                    (false, true) => return Err(EAGAIN),
+                    (false, false) => continue,
                 }
-                queue.put(inner_ref, slot.slot, transaction, desc, None);
-                drop(inner);
-                Ok(Self { slot, transaction })
-            }
-            Err(failure) => {
-                drop(inner);
-                Err((failure, notice))
-            }
-        }
-    }
-
-    /// The name by which the device knows it.
-    pub(crate) fn transaction(&self) -> u64 {
-        self.transaction.0
-    }
-
-    fn waiter(&self) -> Option<&Waiter> {
-        let waiter = self.slot.queue.waiters.get(usize::from(self.slot.slot))?;
-        Some(waiter)
-    }
-
-    /// Whether it has ended.
-    pub(crate) fn is_over(&self) -> bool {
-        self.waiter()
-            .is_none_or(|waiter| waiter.over.load(Acquire))
-    }
-
-    /// Waits until it has, for at most `time`.
-    pub(crate) fn wait(&self, signals: Signals, time: Option<Msecs>) -> Waited {
-        match self.waiter() {
-            Some(waiter) => waiter
-                .ended
-                .wait(signals, time, || waiter.over.load(Acquire)),
-            None => Waited::Done,
-        }
-    }
-
-    /// How it ended.
-    pub(crate) fn end(&self) -> End {
-        let inner = self.slot.queue.inner.lock();
-        match inner.states.get(usize::from(self.slot.slot)) {
-            Some(SlotState::Done(end)) => *end,
-            _ => End::of(Failure::Gone),
+            };
+            let transaction = TransactionId::new(inner_ref.number, slot);
+            rings.jobs.write(index, *job);
+            let desc = hw::vfetch_desc {
+                // CAST: opcodes are 8 bits wide.
+                opcode: hw::VFETCH_OP_JOB as u8,
+                transaction: transaction.0,
+                host_addr: rings.jobs.address(index),
+                // CAST: the structure's size.
+                bytes: size_of::<hw::vfetch_job>() as u32,
+                asid: u32::from(asid),
+                ..Default::default()
+            };
+            let before = inner_ref
+                .notices
+                .get_mut(index)
+                .and_then(|place| place.replace(notice));
+            begun(transaction.0);
+            self.put(inner_ref, slot, transaction, desc, None);
+            drop(inner);
+            // Not under the lock: it may be the last reference to an eventfd.
+            drop(before);
+            return Ok(());
         }
     }
 }
@@ -1115,23 +1152,8 @@ impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
             let _ = self.wait();
         }
         let mut inner = queue.inner.lock();
-        let notice = inner
-            .notices
-            .get_mut(usize::from(self.slot))
-            .and_then(Option::take);
-        if let Some(state) = inner.states.get_mut(usize::from(self.slot)) {
-            *state = SlotState::Idle;
-        }
-        // There is room: the vector was made for all slots.
-        if inner.free.push_within_capacity(self.slot).is_err() {
-            kernel::pr_warn_once!("a slot was given back twice\n");
-        }
-        if inner.granted < inner.waiting {
-            inner.granted += 1;
-        }
+        queue.give_back(&mut inner, self.slot);
         drop(inner);
-        // Not under the lock: it may be the last reference to an eventfd.
-        drop(notice);
         // One slot, one taker; and the pollers.
         queue.changed.wake_one();
     }

@@ -35,6 +35,17 @@ pub(crate) struct Request {
     pub(crate) continued: bool,
 }
 
+/// How a file was opened.
+#[derive(Clone, Copy)]
+pub(crate) struct FileMode {
+    /// For reading.
+    pub(crate) read: bool,
+    /// For writing.
+    pub(crate) write: bool,
+    /// The caller does not want to wait (`O_NONBLOCK`).
+    pub(crate) nonblocking: bool,
+}
+
 /// How far a read or a write came.
 pub(crate) struct Moved {
     /// Bytes that it moved.
@@ -87,7 +98,7 @@ pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
     fn write(&self, request: Request, from: &mut IovIterSource<'_>) -> Moved;
 
     /// An ioctl; `command` without the size, which is the argument's.
-    fn ioctl(&self, command: u32, argument: Argument) -> Result;
+    fn ioctl(&self, command: u32, argument: Argument, mode: FileMode) -> Result;
 
     /// A process that has the file mapped touched a page that is not mapped, or not as it needs.
     fn fault(&self, fault: &Fault<'_>) -> Ended;
@@ -476,7 +487,14 @@ impl<T: OpenFile> Operations<T> {
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The file is open and of this table.
         let opened = unsafe { Self::opened(file) };
-        match opened.ioctl(Argument::command(cmd), Argument::new(cmd, arg)) {
+        // SAFETY: The file is valid.
+        let (flags, access) = unsafe { ((*file).f_flags, (*file).f_flags & bindings::O_ACCMODE) };
+        let mode = FileMode {
+            read: access == bindings::O_RDONLY || access == bindings::O_RDWR,
+            write: access == bindings::O_WRONLY || access == bindings::O_RDWR,
+            nonblocking: flags & bindings::O_NONBLOCK != 0,
+        };
+        match opened.ioctl(Argument::command(cmd), Argument::new(cmd, arg), mode) {
             Ok(()) => 0,
             // CAST: an errno fits.
             Err(error) => error.to_errno() as c_long,
