@@ -19,7 +19,7 @@ use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
 use crate::engine::prefetch::{BlockState, Location};
-use crate::sys::host_page::{BorrowedPage, HostPage};
+use crate::sys::host_page::BorrowedPage;
 use crate::sys::leaf::{Leaf, Place};
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
 
@@ -708,15 +708,18 @@ impl Pages {
         }
     }
 
-    /// A lost page was overwritten as a whole: its contents are in `memory` from now on. `false` if it is not lost any more.
+    /// A lost page was overwritten as a whole: its contents are in `place` from now on. `false` if it is not lost any more: then
+    /// `place` is not taken.
     #[must_use]
-    pub(crate) fn overwrite(&mut self, page: PageIndex, memory: HostPage, block: &Block) -> bool {
+    pub(crate) fn overwrite(&mut self, page: PageIndex, place: Place, block: &Block) -> bool {
         if self.state(page) != Some(Page::Lost) {
             return false;
         }
-        let step = Page::Lost.on(Event::Overwrite);
-        self.leaf.put(page.get(), Place::Host(memory));
+        // What was lost is forgotten, and what is there instead is as if it had been there first.
+        let id = TransactionId(0);
+        let step = Page::Lost.on(Event::Discard { id });
         self.take_step(&page.region().into(), &step, block);
+        self.zero(page, place, block);
         true
     }
 

@@ -221,20 +221,14 @@ impl Space {
                     (0, 0)
                 }
                 Piece::Lost => {
-                    let bytes = PAGE as usize;
-                    let filled = HostPage::to_be_filled()?;
-                    let copied = caller.copy(&filled, 0, bytes);
-                    if copied < bytes {
-                        // It stays lost.
-                        return Err(EFAULT);
-                    }
-                    if let Some(block) = &block {
-                        if !block.lock().overwrite(page, filled, block) {
-                            return Err(EIO);
+                    // By itself: it is there once all of it is.
+                    pipeline.finish();
+                    let bytes = match &block {
+                        Some(block) if pipeline.error().is_none() => {
+                            self.overwrite(device, block, page, caller, pipeline, nonblocking)?
                         }
-                        self.recount_lost();
-                    }
-                    pipeline.skip(bytes);
+                        _ => 0,
+                    };
                     (bytes, bytes)
                 }
                 Piece::Busy { version } => {
@@ -259,6 +253,63 @@ impl Space {
             }
         }
         Ok(())
+    }
+
+    /// Overwrites a lost page as a whole, or leaves it lost. Returns the bytes of it.
+    fn overwrite<'f, 'data>(
+        self: &'f Arc<Self>,
+        device: &'f BoundGuard<'_>,
+        block: &Arc<Block>,
+        page: PageIndex,
+        caller: &mut Caller<'_, 'data>,
+        pipeline: &mut Pipeline<'f, 'data>,
+        nonblocking: bool,
+    ) -> Result<usize> {
+        let bytes = PAGE as usize;
+        let run = match self.take_zeroed(1, Some(block), u64::MAX) {
+            Ok(run) => run,
+            Err(ENOSPC | EAGAIN) => {
+                let filled = HostPage::to_be_filled()?;
+                if caller.copy(&filled, 0, bytes) < bytes {
+                    return Err(EFAULT);
+                }
+                if !block.lock().overwrite(page, Place::Host(filled), block) {
+                    return Err(EIO);
+                }
+                pipeline.skip(bytes);
+                self.recount_lost();
+                self.used(block, Location::Host);
+                return Ok(bytes);
+            }
+            Err(error) => return Err(error),
+        };
+        let generation = self.function.memory.generation();
+        let written = (|| {
+            let memory = caller.take(device, Limits { bytes, pages: 2 })?;
+            if memory.bytes() < bytes {
+                return Err(EFAULT);
+            }
+            let hold = Block::hold(block, &block.lock());
+            let addr = u64::from(run.first) * PAGE;
+            pipeline.start(memory, addr, generation, hold, nonblocking)?;
+            pipeline.finish();
+            match pipeline.error() {
+                Some(error) => Err(error),
+                None => Ok(()),
+            }
+        })();
+        let there = written.is_ok() && {
+            let mut locked = block.lock();
+            locked.generation() == generation
+                && locked.overwrite(page, Place::Frame(run.first), block)
+        };
+        if !there {
+            self.give(run, false, generation);
+            return Err(written.err().unwrap_or(EIO));
+        }
+        self.recount_lost();
+        self.used(block, Location::Device);
+        Ok(bytes)
     }
 
     /// Where the first of `bytes`, which begin in `page` of `block`, are. They are part of `whole`: EIO when they are lost, unless all of their
