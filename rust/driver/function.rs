@@ -247,6 +247,10 @@ impl Function {
             self.reset_queue(queue)?;
         }
         self.faults.open(self.clone());
+        if self.description.has_spaces {
+            // What the device remembers of an earlier binding, or of another driver: the numbers are used again. (A reset forgets it.)
+            self.invalidate_raw(hw::VFETCH_AS_ALL, 0, 0);
+        }
         self.start_spaces()?;
         self.scrub_all()?;
         self.state.store(State::Ready.number(), Release);
@@ -372,8 +376,11 @@ impl Function {
     ///
     /// A device that does not do it, whatever is tried, is given up: then it accesses nothing.
     pub(crate) fn invalidate(&self, asid: Asid, page: u64, pages: u64) {
+        self.invalidate_raw(asid.raw().into(), page, pages);
+    }
+
+    fn invalidate_raw(&self, asid: u32, page: u64, pages: u64) {
         const TRIES: u32 = 4;
-        let asid = asid.raw();
         self.stats.invalidations.count();
         for _ in 0..TRIES {
             match self.order(|| Command::Invalidate { asid, page, pages }) {

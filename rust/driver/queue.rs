@@ -78,7 +78,7 @@ pub(crate) enum Command<'data, D: KeepsBound> {
     /// Zeros into device memory.
     Scrub { device_addr: u64, bytes: u32 },
     /// The device forgets what it remembers of pages of an address space (`pages` 0: of all), and ends accesses under way.
-    Invalidate { asid: u16, page: u64, pages: u64 },
+    Invalidate { asid: u32, page: u64, pages: u64 },
     /// The job of this name ends.
     Cancel { transaction: u64 },
 }
@@ -957,7 +957,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
                 (hw::VFETCH_OP_FILL, *device_addr, None)
             }
             Command::Invalidate { asid, page, pages } => {
-                desc.asid = u32::from(*asid);
+                desc.asid = *asid;
                 desc.host_addr = *pages;
                 // CAST: a flag.
                 desc.flags = hw::VFETCH_DESC_RELAXED as u8;

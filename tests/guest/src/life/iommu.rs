@@ -2,7 +2,7 @@
 
 //! With an IOMMU: the same works, and what is not mapped is not reached.
 //!
-//! The device has a spare queue (`queues=3`) that the driver does not know, and the kernel lets programs map the
+//! The device has a spare queue (`queues=4`) that the driver does not know, and the kernel lets programs map the
 //! registers of a bound device (`iomem=relaxed`).
 
 use std::fs;
@@ -144,7 +144,7 @@ fn register(queue: u32, register: u32) -> u32 {
 fn replay(registers: &Registers, count: u32) -> Result<u64> {
     const ORDINARY: u32 = 0;
     const PRIORITY: u32 = 1;
-    const SPARE: u32 = 2;
+    const SPARE: u32 = 3;
     let spare = |name| register(SPARE, name);
     let errors = registers.read64(hw::VFETCH_REG_ERRORS);
     registers.write64(
@@ -200,8 +200,8 @@ fn transfer_outside_of_what_is_mapped_fails() -> Result<()> {
         Registers::map(&sysfs(vf.address).join(format!("resource{}", hw::VFETCH_BAR_REGS)))
             .context("the VM needs iomem=relaxed")?;
     ensure!(
-        registers.read32(hw::VFETCH_REG_QUEUES) > 2,
-        "the device needs queues=3"
+        registers.read32(hw::VFETCH_REG_QUEUES) > 3,
+        "the device needs queues=4"
     );
     let mut log = Log::from_now()?;
     buffer.fill(0xee);
