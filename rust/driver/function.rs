@@ -5,7 +5,7 @@
 use kernel::device::{Bound, Core, Device};
 use kernel::pci;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
+use kernel::sync::atomic::{Acquire, Atomic, Relaxed};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic, Msecs};
@@ -253,7 +253,7 @@ impl Function {
         }
         self.start_spaces()?;
         self.scrub_all()?;
-        self.state.store(State::Ready.number(), Release);
+        self.set_state(State::Ready);
         Ok(())
     }
 
@@ -417,10 +417,10 @@ impl Function {
     pub(crate) fn scrub(&self, ranges: impl Iterator<Item = (u64, u64)>) -> Result {
         /// Scrubs in flight together, so that their latencies overlap.
         const DEPTH: usize = 8;
-        // All that is in flight together shall end well within the time-out.
+        // One waits for those before it: a queue full of them, from several callers, shall end well within the time-out.
         let in_time = u64::from(self.description.mem_bytes_per_us)
             .saturating_mul(u64::from(self.parameters.timeout_ms) * 1000)
-            / (4 * DEPTH as u64);
+            / (4 * u64::from(self.ordinary.slots()));
         let page = u64::from(hw::VFETCH_PAGE_BYTES);
         let most = u64::from(self.description.max_bytes).min(in_time).max(page) / page * page;
         let mut flights: [Option<Scrub<'_>>; DEPTH] = [const { None }; DEPTH];

@@ -241,7 +241,7 @@ impl Space {
                         let moving = block.lock().move_of(page).cloned();
                         let over = moving.is_some_and(|moving| moving.finish_page(page));
                         if !over && block.wait(version, Signals::Any) == Waited::Signal {
-                            return Err(EINTR);
+                            return Err(ERESTARTSYS);
                         }
                     }
                     (0, 0)

@@ -344,9 +344,12 @@ pub(crate) struct Queue {
     sick: Atomic<bool>,
     waiters: KVec<Pin<KBox<Waiter>>>,
     spin: Spin,
-    /// Waited on for a free slot, for another mode, and by pollers.
+    /// Waited on for a free slot and for another mode.
     #[pin]
     changed: WaitQueue,
+    /// The same, by pollers. They may be exclusive: beside those who wait in turn they would take their wake-ups.
+    #[pin]
+    pollers: WaitQueue,
 }
 
 impl Queue {
@@ -422,6 +425,7 @@ impl Queue {
                 waiters,
                 spin,
                 changed <- new_wait_queue!("vfetch: queue"),
+                pollers <- new_wait_queue!("vfetch: pollers"),
             }),
             GFP_KERNEL,
         )
@@ -456,7 +460,7 @@ impl Queue {
 
     /// Waits until the queue is running and takes a free slot. First come, first served.
     ///
-    /// EAGAIN when that would mean to wait and `nonblocking`; EINTR when a signal came first;
+    /// EAGAIN when that would mean to wait and `nonblocking`; ERESTARTSYS when a signal came first;
     /// ENODEV when the device is gone.
     pub(crate) fn reserve(&self, nonblocking: bool) -> Result<Slot<&Self>> {
         let slot = self.reserve_with(nonblocking, Signals::Any)?;
@@ -503,16 +507,20 @@ impl Queue {
             }
             taken.is_some()
         });
-        if waiting {
+        let free = {
             let inner = &mut *self.inner.lock();
-            inner.waiting = inner.waiting.saturating_sub(1);
-            // What was granted to us, if we did not take it, goes to the next, or to anybody.
-            inner.granted = inner.granted.min(inner.waiting);
-            if !inner.free.is_empty() {
-                self.changed.wake_one();
+            if waiting {
+                inner.waiting = inner.waiting.saturating_sub(1);
+                inner.granted = inner.granted.min(inner.waiting);
             }
+            !inner.free.is_empty()
+        };
+        // What was granted to us, if we did not take it, goes to the next, or to anybody. So does a wake-up that
+        // came when we had a slot already: until now we were on the queue, even if we never waited.
+        if free {
+            self.wake_one();
         }
-        taken.unwrap_or(Err(EINTR))
+        taken.unwrap_or(Err(ERESTARTSYS))
     }
 
     /// A slot that is granted to nobody, or that there will be none, or `None`: wait.
@@ -531,15 +539,27 @@ impl Queue {
 
     /// What poll says: whether a slot could be had at once.
     pub(crate) fn poll<'a>(&'a self, poll: &Poll<'a>) -> bool {
-        poll.register(&self.changed);
+        poll.register(&self.pollers);
         let inner = self.inner.lock();
         // CAST: u32 to usize keeps the value.
         inner.mode == Mode::Running && inner.free.len() > inner.granted as usize
     }
 
-    /// Has everybody who waits or polls look again.
+    /// Has everybody who polls look again.
     pub(crate) fn wake(&self) {
+        self.pollers.wake_all();
+    }
+
+    /// A slot is free: one taker; and the pollers.
+    fn wake_one(&self) {
+        self.changed.wake_one();
+        self.pollers.wake_all();
+    }
+
+    /// The mode is another one.
+    fn wake_all(&self) {
         self.changed.wake_all();
+        self.pollers.wake_all();
     }
 
     /// Takes completions from the ring and ends their slots. Returns whether there was any.
@@ -768,7 +788,7 @@ impl Queue {
             inner.mode = Mode::Running;
         }
         drop(inner);
-        self.changed.wake_all();
+        self.wake_all();
         Ok(())
     }
 
@@ -779,13 +799,13 @@ impl Queue {
             inner.mode = Mode::Stopped;
         }
         drop(inner);
-        self.changed.wake_all();
+        self.wake_all();
     }
 
     /// Lets no more submissions in, for good.
     pub(crate) fn give_up(&self) {
         self.inner.lock().mode = Mode::Gone;
-        self.changed.wake_all();
+        self.wake_all();
     }
 
     /// Whether the device has stopped the queue because of an error.
@@ -845,9 +865,11 @@ impl InterruptHandler for Queue {
         let mut inner = self.inner.lock();
         let any = self.drain_locked(&mut inner);
         self.tell_head(&mut inner);
+        let waited_for = inner.sleepers > 0;
         drop(inner);
-        // An interrupt without a completion: somebody who spins was faster, or the queue stopped.
-        !any && self.has_error()
+        // An interrupt without a completion: somebody who spins was faster, or the queue stopped. It says so only once, and a
+        // completion may have come with it. (When nobody sleeps, who sleeps next finds out by the time-out.)
+        (!any || waited_for) && self.has_error()
     }
 
     fn handle_threaded(&self) {
@@ -1154,7 +1176,6 @@ impl<Q: Deref<Target = Queue>> Drop for Slot<Q> {
         let mut inner = queue.inner.lock();
         queue.give_back(&mut inner, self.slot);
         drop(inner);
-        // One slot, one taker; and the pollers.
-        queue.changed.wake_one();
+        queue.wake_one();
     }
 }

@@ -90,8 +90,8 @@ impl WaitQueue {
     /// The same, in turn: of those who wait like this [`wake_one`](Self::wake_one) wakes only the one that has waited longest.
     ///
     /// The condition is told whether the caller has slept: at the first look it has not, but every later
-    /// wake-up is already sure to be noticed. Who was woken and leaves without taking what it was woken for must
-    /// wake the next.
+    /// wake-up is already sure to be noticed. A wake-up may also come to who has just found the condition to hold, and
+    /// to who leaves for a signal: whoever returns from here must wake the next if there is something left to take.
     pub(crate) fn wait_in_turn(
         &self,
         signals: Signals,
@@ -161,7 +161,8 @@ impl WaitQueue {
         self.wake(0);
     }
 
-    /// The same, but wakes only the first of those who [wait in turn](Self::wait_in_turn).
+    /// The same, but wakes only the first of those who [wait in turn](Self::wait_in_turn). A poller may be the first
+    /// (`EPOLLEXCLUSIVE`), and takes nothing: pollers belong on a queue of their own.
     pub(crate) fn wake_one(&self) {
         self.wake(1);
     }

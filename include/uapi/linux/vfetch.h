@@ -39,7 +39,8 @@
  *   - O_NONBLOCK: EAGAIN rather than waiting for a free slot in the device's
  *     queue, for a recovery, or for a page that is on its way. A
  *     transfer that the device has is waited for (microseconds to milliseconds).
- *   - A signal ends these waits (EINTR, or a short count), but not the wait for a
+ *   - A signal ends these waits (a short count; if nothing has moved, EINTR, or
+ *     with SA_RESTART, as after SIGSTOP and SIGCONT, the call starts again), but not the wait for a
  *     transfer, since the device is using the caller's memory. That one is bounded by the
  *     module's timeout_ms and the recovery that follows (seconds at the worst). A call
  *     consists of several transfers; after a fatal signal no more of them begin.

@@ -15,6 +15,7 @@ mod sharing;
 mod slow;
 mod splice;
 pub(crate) mod uring;
+mod waiting;
 mod zeros;
 
 use crate::{bounded, tap::Group};
@@ -123,6 +124,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 slow::io_uring_gets_all_its_data_or_eagain_on_a_nonblocking_file,
                 slow::io_uring_waits_for_slots_elsewhere,
                 slow::a_full_queue_holds_up_no_other_function,
+                waiting::exclusive_pollers_take_nobodys_turn,
+                waiting::signals_that_restart_calls_end_no_wait,
             ],
         },
         Group {

@@ -30,14 +30,14 @@ use crate::support::{
 const SLOTS: u64 = 4;
 
 /// Keeps all slots of a function busy, with others waiting for them, until it is dropped.
-struct Crowd {
+pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Crowd {
     /// Transfers of `bytes` take a thousandth of a millisecond a byte, each slot in turn.
-    fn new(function: &Function, threads: usize, bytes: usize) -> Result<Self> {
+    pub(super) fn new(function: &Function, threads: usize, bytes: usize) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut crowd = Self {
             stop: stop.clone(),
@@ -59,7 +59,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    fn leave(mut self) -> Result<()> {
+    pub(super) fn leave(mut self) -> Result<()> {
         self.stop.store(true, Relaxed);
         let threads = std::mem::take(&mut self.threads);
         threads
@@ -79,7 +79,11 @@ impl Drop for Crowd {
 
 /// Tries until `attempt` says that it saw what it wants. Between two transfers a slot is free for an instant, so
 /// that an attempt may well fall into it, but not many.
-fn within_tries(what: &str, tries: usize, mut attempt: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn within_tries(
+    what: &str,
+    tries: usize,
+    mut attempt: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     for _ in 0..tries {
         if attempt()? {
             return Ok(());

@@ -15,6 +15,7 @@ mod load;
 pub(crate) mod machine;
 mod module;
 mod resets;
+mod stops;
 mod system;
 mod vfs;
 
@@ -33,6 +34,11 @@ pub(crate) fn groups() -> Vec<Group> {
             "resets",
             "function resets and lost pages (the same)",
             resets::TESTS,
+        ),
+        group(
+            "stops",
+            "queues that stop (the same, and iomem=relaxed)",
+            stops::TESTS,
         ),
         group("vfs", "VFs up and down", vfs::TESTS),
         group(

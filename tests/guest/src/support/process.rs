@@ -75,15 +75,21 @@ impl Child {
         Ok(status.is_some())
     }
 
+    /// How it ended, if it has. Not to be asked again then.
+    pub(crate) fn ended(&mut self) -> Result<Option<WaitStatus>> {
+        let status = rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+        self.waited |= status.is_some();
+        Ok(status.map(|(_, status)| status))
+    }
+
     /// Waits until it has ended.
     pub(crate) fn wait(&mut self, seconds: u64) -> Result<WaitStatus> {
         let mut status = None;
         limit::until(seconds, "a child to end", || {
-            status = rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+            status = self.ended()?;
             Ok(status.is_some())
         })?;
-        self.waited = true;
-        Ok(status.context("no status")?.1)
+        status.context("no status")
     }
 
     /// Waits until it has ended with 0.
@@ -105,18 +111,29 @@ impl Drop for Child {
     }
 }
 
+/// Lets `signal` do nothing but interrupt what it arrives in.
+fn handle(signal: libc::c_int, flags: libc::c_int) {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // SAFETY: The action is complete, and its handler touches nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = flags;
+        libc::sigaction(signal, &action, std::ptr::null_mut());
+    }
+}
+
 /// Has SIGUSR1 interrupt what it arrives in, and do nothing else.
 fn interruptible() {
     static ONCE: Once = Once::new();
-    extern "C" fn nothing(_signal: libc::c_int) {}
-    ONCE.call_once(|| {
-        // SAFETY: The action is complete, and its handler touches nothing. No SA_RESTART.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
-            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-        }
-    });
+    // No SA_RESTART.
+    ONCE.call_once(|| handle(libc::SIGUSR1, 0));
+}
+
+/// The same for SIGUSR2, but what it interrupts starts again.
+pub(crate) fn restartable() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| handle(libc::SIGUSR2, libc::SA_RESTART));
 }
 
 /// Sends `thread`, which has not been joined, a signal that interrupts what it waits in.
