@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `vfetch-test GROUP...`: runs groups of tests in the guest and prints TAP. Without a group it
-//! lists them.
+//! `vfetch-test GROUP[:WORD]...`: runs groups of tests in the guest, or those with a word in their name, and prints
+//! TAP. Without a group it lists them.
 //!
 //! A group is a list of claims, each with the function that puts it to the test. What needs more than one kind
 //! of machine (an IOMMU, fault injection) is in a group of its own, which `suites.toml` runs on
@@ -31,8 +31,9 @@ fn main() -> ExitCode {
     }
     let mut tests = Vec::new();
     for name in &wanted {
+        let (name, word) = name.split_once(':').unwrap_or((name, ""));
         match groups.iter().find(|group| group.name == name) {
-            Some(group) => tests.extend_from_slice(group.tests),
+            Some(group) => tests.extend(group.tests.iter().filter(|(test, _)| test.contains(word))),
             None => {
                 eprintln!(
                     "vfetch-test: no group '{name}'; without arguments the groups are listed"
