@@ -17,6 +17,7 @@
 //! | move data | [`Space`] |
 //! | use it as memory | [`Space::map`], [`Mapping`] |
 //! | have the function compute on it | [`Space::submit`], [`Task`] |
+//! | know where its pages are, and limit them | [`Space::residency`], [`Space::set_limits`] |
 //! | know what a function is and what it did | [`Info`], [`Stats`] |
 //!
 //! ```no_run
@@ -49,6 +50,7 @@ mod function;
 mod info;
 mod job;
 mod map;
+mod place;
 mod space;
 mod sys;
 
@@ -75,6 +77,7 @@ pub use job::{
     StampCheck, Stencil, Task, Triad,
 };
 pub use map::{Access, Mapping};
+pub use place::{Limits, Place, Residency, Scope};
 pub use space::{Interest, Options, Readiness, Space};
 
 /// Bytes of a page: spaces are sized, discarded and lost by the page.

@@ -446,7 +446,7 @@ impl Space {
         })
     }
 
-    fn beyond_end(&self, offset: u64) -> Error {
+    pub(crate) fn beyond_end(&self, offset: u64) -> Error {
         let size = self.info().map_or(0, |info| info.space_bytes);
         Error::BeyondEnd {
             node: self.node,

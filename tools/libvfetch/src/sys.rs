@@ -19,6 +19,9 @@ const DISCARD: Opcode = uapi::LIBVFETCH_DISCARD;
 const SUBMIT: Opcode = uapi::LIBVFETCH_SUBMIT;
 const WAIT: Opcode = uapi::LIBVFETCH_WAIT;
 const CANCEL: Opcode = uapi::LIBVFETCH_CANCEL;
+const GET_LIMITS: Opcode = uapi::LIBVFETCH_GET_LIMITS;
+const SET_LIMITS: Opcode = uapi::LIBVFETCH_SET_LIMITS;
+const RESIDENCY: Opcode = uapi::LIBVFETCH_RESIDENCY;
 
 /// `VFETCH_IOC_GET_INFO`.
 pub(crate) fn get_info(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_info> {
@@ -87,4 +90,49 @@ pub(crate) fn cancel(fd: BorrowedFd<'_>, id: u64) -> Result<()> {
     };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(fd, Setter::<CANCEL, _>::new(cancel)) }
+}
+
+/// `VFETCH_IOC_GET_LIMITS`.
+pub(crate) fn get_limits(fd: BorrowedFd<'_>, scope: u32) -> Result<uapi::vfetch_limits> {
+    let mut limits = uapi::vfetch_limits {
+        scope,
+        ..Default::default()
+    };
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<GET_LIMITS, _>::new(&mut limits))? };
+    Ok(limits)
+}
+
+/// `VFETCH_IOC_SET_LIMITS`.
+pub(crate) fn set_limits(
+    fd: BorrowedFd<'_>,
+    mut limits: uapi::vfetch_limits,
+) -> Result<uapi::vfetch_limits> {
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<SET_LIMITS, _>::new(&mut limits))? };
+    Ok(limits)
+}
+
+/// `VFETCH_IOC_RESIDENCY`; `pages`: for one byte a page, or nothing.
+pub(crate) fn residency(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    bytes: u64,
+    pages: Option<&mut [u8]>,
+) -> Result<uapi::vfetch_residency> {
+    let mut residency = uapi::vfetch_residency {
+        offset,
+        bytes,
+        ..Default::default()
+    };
+    if let Some(pages) = pages {
+        // The driver writes a byte for each page of the range, not for each of the slice.
+        if (pages.len() as u64) < bytes / u64::from(uapi::VFETCH_PAGE_BYTES) {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        residency.pages = pages.as_mut_ptr() as u64;
+    }
+    // SAFETY: As in `get_info`; where `pages` is not 0 it is a slice that is borrowed for the call, and long enough.
+    unsafe { ioctl(fd, Updater::<RESIDENCY, _>::new(&mut residency))? };
+    Ok(residency)
 }

@@ -71,7 +71,7 @@ pub(crate) fn a_reset_takes_what_the_device_has_and_no_more() -> Result<()> {
         for page in 10..20 {
             same("a page of the host's", touches(&mapping, page * PAGE)?, [None; 2])?;
         }
-        same("words", device_finds(&space, 10, 10, 1)?, 0)?;
+        same("words", device_finds(&space, 10, 5, 1)?, 0)?;
         // Overwritten as a whole, discarded, cut off: in use again.
         space.write_all_at(&[7; PAGE], 2 * PAGE as u64)?;
         model::equal("overwritten", 0, &mapping.copy(2 * PAGE..3 * PAGE), &[7; PAGE])?;
@@ -289,11 +289,13 @@ pub(crate) fn a_page_that_cannot_be_fetched_is_sigbus_and_stays() -> Result<()> 
                 mapping.word(20 * PAGE);
             })?;
             ensure!(injector.hits(1, kind) == 1, "failure {kind} did not happen");
-            let expected = match kind {
-                hw::VFETCH_FAULT_DELAY => None,
-                _ => Some(Signal::BUS),
+            // After the reset of a queue the driver may try again.
+            let expected: &[_] = match kind {
+                hw::VFETCH_FAULT_DELAY => &[None],
+                hw::VFETCH_FAULT_FAIL => &[Some(Signal::BUS)],
+                _ => &[None, Some(Signal::BUS)],
             };
-            same(&format!("a load with failure {kind}"), load, expected)?;
+            ensure!(expected.contains(&load), "a load with failure {kind}: {load:?}");
             // Nothing is lost by it.
             same("lost pages", space.info()?.space_lost_pages, 0)?;
             let got = mapping.copy(0..64 * PAGE);
@@ -342,7 +344,7 @@ pub(crate) fn a_page_that_cannot_be_sent_stays_with_the_host() -> Result<()> {
             model::equal(&format!("after failure {kind}"), 0, &got, &stamped_bytes(0, 64, 1))?;
             device_stamps(&space, 0, 64, 2)?;
             let got = mapping.copy(0..64 * PAGE);
-            model::equal("a job after it", 0, &got, &stamped_bytes(0, 64, 2))?;
+            model::equal(&format!("a job after failure {kind}"), 0, &got, &stamped_bytes(0, 64, 2))?;
         }
         Ok(())
     })

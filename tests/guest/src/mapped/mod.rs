@@ -4,6 +4,7 @@
 
 mod coherent;
 mod direct;
+mod evicted;
 mod jobs;
 mod kernels;
 mod lost;
@@ -107,6 +108,19 @@ pub(crate) fn groups() -> Vec<Group> {
                 others::a_mapping_is_a_buffer_of_other_spaces_and_files,
                 others::io_uring_moves_data_to_and_from_a_mapping,
                 others::registered_pages_stay_where_they_are_and_the_device_sees_them,
+            ],
+        },
+        Group {
+            name: "evicted",
+            about: "more contents than there is room for on one side, or on both; where pages are",
+            tests: bounded![60:
+                evicted::jobs_use_more_than_device_memory,
+                evicted::processes_use_more_than_the_host_may_hold,
+                evicted::contents_that_fit_nowhere_are_refused_and_others_stay,
+                evicted::threads_and_jobs_under_pressure_see_only_what_was_written,
+                evicted::spaces_share_the_limits_of_their_function,
+                evicted::limits_that_cannot_be_are_refused,
+                evicted::residency_tells_where_pages_are,
             ],
         },
         Group {
