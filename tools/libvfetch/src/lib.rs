@@ -70,14 +70,14 @@ mod uapi {
 pub use error::{Error, Result};
 pub use function::{Function, FunctionRef, Host, PciAddress, Role, VfCount};
 pub use info::{Counter, Info, Link, State, Stats};
-/// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
-pub use rustix::io::Errno;
 pub use job::{
-    stamped, Bfs, Conv2d, End, Gather, Gemm, Job, JobError, Kernel, Order, Pagerank, Reduce, Scatter, Spmv, Stamp,
-    StampCheck, Stencil, Task, Triad,
+    stamped, Bfs, Conv2d, End, Gather, Gemm, Job, JobError, Kernel, Order, Pagerank, Reduce,
+    Scatter, Spmv, Stamp, StampCheck, Stencil, Task, Triad,
 };
 pub use map::{Access, Mapping};
 pub use place::{Limits, Place, Residency, Scope};
+/// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
+pub use rustix::io::Errno;
 pub use space::{Interest, Options, Readiness, Space};
 
 /// Bytes of a page: spaces are sized, discarded and lost by the page.

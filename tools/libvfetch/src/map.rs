@@ -56,8 +56,16 @@ impl Mapping {
             Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
         };
         // SAFETY: A new mapping, wherever the kernel wants it.
-        let address =
-            unsafe { mmap(ptr::null_mut(), bytes, rights, MapFlags::SHARED, fd, part.start)? };
+        let address = unsafe {
+            mmap(
+                ptr::null_mut(),
+                bytes,
+                rights,
+                MapFlags::SHARED,
+                fd,
+                part.start,
+            )?
+        };
         let address = NonNull::new(address.cast()).ok_or(Errno::NOMEM)?;
         Ok(Self {
             address,
@@ -251,7 +259,10 @@ mod tests {
         assert_eq!(m.u64(4096), u64::from_ne_bytes(*b"3456789a"));
         m.set_u32(4100, u32::from_ne_bytes(*b"WXYZ"));
         m.set_f64(16, 0.5);
-        assert_eq!(m.atomic(16).fetch_add(1, Ordering::Relaxed), 0.5f64.to_bits());
+        assert_eq!(
+            m.atomic(16).fetch_add(1, Ordering::Relaxed),
+            0.5f64.to_bits()
+        );
         let mut got = [0; 19];
         m.read(4093, &mut got);
         assert_eq!(&got, b"0123456WXYZbcdefghi");

@@ -125,7 +125,9 @@ impl Space {
     /// [`Error::Os`], [`Error::Gone`].
     pub fn limits(&self, scope: Scope) -> Result<Limits> {
         let limits = sys::get_limits(self.as_fd(), scope.number());
-        Ok(limits.map_err(|errno| self.failed("tell its limits", errno))?.into())
+        Ok(limits
+            .map_err(|errno| self.failed("tell its limits", errno))?
+            .into())
     }
 
     /// Limits this space, or all of its function's. Blocks go to the other side until what is used fits, as far as that can be done.

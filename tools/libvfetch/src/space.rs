@@ -20,7 +20,10 @@ use rustix::{
     process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags},
 };
 
-use crate::{sys, uapi, Access, Error, Function, Info, Job, Mapping, Result, Stats, Task, ABI_VERSION, PAGE_BYTES};
+use crate::{
+    sys, uapi, Access, Error, Function, Info, Job, Mapping, Result, Stats, Task, ABI_VERSION,
+    PAGE_BYTES,
+};
 
 /// Memory of one's own on a function: lives as long as the file that reaches it.
 ///
@@ -205,7 +208,11 @@ impl Space {
 
     fn resize(&self, bytes: u64, reserve: bool) -> Result<()> {
         aligned(bytes)?;
-        let flags = if reserve { uapi::VFETCH_SIZE_RESERVE } else { 0 };
+        let flags = if reserve {
+            uapi::VFETCH_SIZE_RESERVE
+        } else {
+            0
+        };
         sys::set_size(self.as_fd(), bytes, flags).map_err(|errno| match (errno, self.info()) {
             (Errno::FBIG, _) => Error::TooLarge {
                 node: self.node,

@@ -70,9 +70,17 @@ pub(crate) fn a_space_is_reserved_from_its_first_size_to_its_last() -> Result<()
                 }
                 gives("more", raw::set_size(&space, 8 * 4096, own), ())?;
                 gives("less", raw::set_size(&space, 4096, own), ())?;
-                gives("nothing, the other way", raw::set_size(&space, 0, other), ())?;
+                gives(
+                    "nothing, the other way",
+                    raw::set_size(&space, 0, other),
+                    (),
+                )?;
             }
-            gives("a size the other way", raw::set_size(&space, 4096, other), ())?;
+            gives(
+                "a size the other way",
+                raw::set_size(&space, 4096, other),
+                (),
+            )?;
         }
         let space = Space::open(&function)?;
         for flag in (1..32).map(|bit| 1 << bit) {
@@ -148,8 +156,16 @@ pub(crate) fn a_space_takes_all_that_is_free_and_no_more() -> Result<()> {
         )?;
         space.reserve(free - PAGE as u64)?;
         same("what is free", space.info()?.free_bytes, PAGE as u64)?;
-        gives("a page for another", raw::set_size(&other, PAGE as u64, RESERVE), ())?;
-        fails("it back", raw::set_size(&space, free, RESERVE), Errno::NOSPC)?;
+        gives(
+            "a page for another",
+            raw::set_size(&other, PAGE as u64, RESERVE),
+            (),
+        )?;
+        fails(
+            "it back",
+            raw::set_size(&space, free, RESERVE),
+            Errno::NOSPC,
+        )?;
         drop(other);
         gives("it back", raw::set_size(&space, free, RESERVE), ())?;
         space.reserve(0)?;

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::load::Worker;
 use super::machine::{
-    expect, expect_refused, function, functions, have_vfs, pf_address, reserved, set_vfs, space, store,
-    sysfs, MIB, PAGE,
+    expect, expect_refused, function, functions, have_vfs, pf_address, reserved, set_vfs, space,
+    store, sysfs, MIB, PAGE,
 };
 use crate::tap::Test;
 

@@ -74,7 +74,11 @@ pub(crate) fn what_is_written_one_way_is_seen_every_other_way() -> Result<()> {
             }
         }
         // The device does not see everything as right.
-        same("words of another generation", device_finds(&space, first, pages, 99)?, (pages * WORDS) as u64)?;
+        same(
+            "words of another generation",
+            device_finds(&space, first, pages, 99)?,
+            (pages * WORDS) as u64,
+        )?;
         // Nothing else was written.
         let zeros = vec![0; first * PAGE];
         model::equal("before it", 0, &mapping.copy(0..first * PAGE), &zeros)
@@ -90,7 +94,10 @@ fn use_at_random(function: &Function, rounds: usize) -> Result<()> {
     let mut random = model::random(owner.into());
     for round in 0..rounds {
         let (offset, bytes) = model::range(&mut random, model.len(), 300_000);
-        let (word, words) = (offset / 8, bytes.div_ceil(8).min((model.len() - offset) / 8));
+        let (word, words) = (
+            offset / 8,
+            bytes.div_ceil(8).min((model.len() - offset) / 8),
+        );
         let what = format!("round {round}");
         match random.random_range(0..12) {
             0..=1 => {
@@ -181,7 +188,11 @@ pub(crate) fn reads_and_writes_go_over_pages_of_both_sides_at_any_offset() -> Re
                 space.write_all_at(&data, offset as u64)?;
                 model.wrote(offset, &data);
                 let from = offset.saturating_sub(100);
-                model.check("after a write", from, &mapping.copy(from..offset + bytes + 100))?;
+                model.check(
+                    "after a write",
+                    from,
+                    &mapping.copy(from..offset + bytes + 100),
+                )?;
                 // To the device with them.
                 device_finds(&space, 0, 20, 0)?;
             }
@@ -258,7 +269,11 @@ pub(crate) fn threads_and_jobs_that_share_pages_lose_no_update() -> Result<()> {
                     lowest: generation,
                     highest: generation,
                 };
-                same("words of another generation", space.submit(&check.into())?.wait()?, 0)?;
+                same(
+                    "words of another generation",
+                    space.submit(&check.into())?.wait()?,
+                    0,
+                )?;
             }
             Ok(())
         })?;
@@ -308,7 +323,9 @@ pub(crate) fn stores_are_seen_in_their_order() -> Result<()> {
                     seen = reader.atomic(flag).load(Ordering::Acquire);
                     let stored = reader.atomic(data).load(Ordering::Acquire);
                     if stored < seen {
-                        result = Err(anyhow::anyhow!("{stored} is stored where {seen} was before"));
+                        result = Err(anyhow::anyhow!(
+                            "{stored} is stored where {seen} was before"
+                        ));
                     }
                 }
                 over.store(true, Ordering::Relaxed);
@@ -337,7 +354,8 @@ impl Part {
     }
 
     fn set_word(&self, page: usize, word: usize, value: u64) {
-        self.mapping.set_word((page - self.first) * PAGE + 8 * word, value);
+        self.mapping
+            .set_word((page - self.first) * PAGE + 8 * word, value);
     }
 }
 

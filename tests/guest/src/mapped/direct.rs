@@ -39,9 +39,18 @@ pub(crate) fn direct_io_moves_data_to_and_from_a_mapping() -> Result<()> {
             space.discard((first * PAGE) as u64..((first + 20) * PAGE) as u64)?;
             device_stamps(&space, first + 25, 5, 99)?;
             same("a direct read", area.pread(&disk, 8192), Ok(count * PAGE))?;
-            same("words by the device", device_finds(&space, first, count, generation)?, 0)?;
+            same(
+                "words by the device",
+                device_finds(&space, first, count, generation)?,
+                0,
+            )?;
             let got = mapping.copy(first * PAGE..(first + count) * PAGE);
-            model::equal("by the mapping", 0, &got, &stamped_bytes(first, count, generation))?;
+            model::equal(
+                "by the mapping",
+                0,
+                &got,
+                &stamped_bytes(first, count, generation),
+            )?;
             let mut got = vec![0; count * PAGE];
             space.read_exact_at(&mut got, (first * PAGE) as u64)?;
             model::equal("by read", 0, &got, &stamped_bytes(first, count, generation))?;
@@ -61,14 +70,22 @@ pub(crate) fn direct_io_and_jobs_share_pages() -> Result<()> {
         // What the disk gives: its first half of every page is read over and over.
         let data = stamped_bytes(0, PAGES, 7);
         mapping.fill(0, &data);
-        same("a direct write", mapping.area(0, PAGES * PAGE).pwrite(&disk, 0), Ok(PAGES * PAGE))?;
+        same(
+            "a direct write",
+            mapping.area(0, PAGES * PAGE).pwrite(&disk, 0),
+            Ok(PAGES * PAGE),
+        )?;
         mapping.fill(0, &vec![0; PAGES * PAGE]);
         thread::scope(|scope| -> Result<()> {
             let reader = scope.spawn(|| -> Result<()> {
                 for round in 0..ROUNDS {
                     for page in 0..PAGES {
                         let area = mapping.area(page * PAGE, 2048);
-                        same("a direct read", area.pread(&disk, (page * PAGE) as u64), Ok(2048))?;
+                        same(
+                            "a direct read",
+                            area.pread(&disk, (page * PAGE) as u64),
+                            Ok(2048),
+                        )?;
                         let word = mapping.word(page * PAGE + 8 * (usize::try_from(round)? % 256));
                         let wanted = stamped((page * WORDS) as u64 + round % 256, 7);
                         same("a word from the disk", word, wanted)?;
@@ -86,7 +103,11 @@ pub(crate) fn direct_io_and_jobs_share_pages() -> Result<()> {
                     };
                     space.submit(&stamp.into())?.wait()?;
                     let word = mapping.word(page * PAGE + 2048);
-                    same("a stamped word", word, stamped((page * WORDS + 256) as u64, generation))?;
+                    same(
+                        "a stamped word",
+                        word,
+                        stamped((page * WORDS + 256) as u64, generation),
+                    )?;
                 }
             }
             reader.join().map_err(|_| anyhow!("a panic"))?
@@ -94,7 +115,12 @@ pub(crate) fn direct_io_and_jobs_share_pages() -> Result<()> {
         for page in 0..PAGES {
             let mut wanted = stamped_bytes(page, 1, 7);
             wanted[2048..].copy_from_slice(&stamped_bytes(page, 1, ROUNDS)[2048..]);
-            model::equal("a page", (page * PAGE) as u64, &mapping.copy(page * PAGE..(page + 1) * PAGE), &wanted)?;
+            model::equal(
+                "a page",
+                (page * PAGE) as u64,
+                &mapping.copy(page * PAGE..(page + 1) * PAGE),
+                &wanted,
+            )?;
         }
         Ok(())
     })

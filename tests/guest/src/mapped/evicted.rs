@@ -28,7 +28,11 @@ fn limited(function: &Function, mib: usize, host: u64, device: u64) -> Result<(S
     let limits = space.limits(Scope::Space)?;
     // More than the function has means all of it.
     let device = (device * MIB).min(space.info()?.memory_bytes);
-    same("the limits", (limits.host_bytes, limits.device_bytes), (host * MIB, device))?;
+    same(
+        "the limits",
+        (limits.host_bytes, limits.device_bytes),
+        (host * MIB, device),
+    )?;
     Ok((space, mapping))
 }
 
@@ -93,7 +97,10 @@ pub(crate) fn contents_that_fit_nowhere_are_refused_and_others_stay() -> Result<
         while let Ok(bytes) = space.write_at(&data(written), (written * PAGE) as u64) {
             same("a write", bytes, PAGE)?;
             written += 1;
-            ensure!(written <= 2 * MIB_PAGES, "{written} pages are more than there is room for");
+            ensure!(
+                written <= 2 * MIB_PAGES,
+                "{written} pages are more than there is room for"
+            );
         }
         ensure!(written >= MIB_PAGES, "only {written} pages had room");
         let refused = space.write_at(&data(written), (written * PAGE) as u64);
@@ -106,7 +113,10 @@ pub(crate) fn contents_that_fit_nowhere_are_refused_and_others_stay() -> Result<
             first: 0,
             generation: 1,
         };
-        let end = space.submit(&stamp.into())?.wait_for(None)?.context("no end")?;
+        let end = space
+            .submit(&stamp.into())?
+            .wait_for(None)?
+            .context("no end")?;
         same("a job without room", end.outcome, Err(JobError::NoRoom))?;
         // What is there can be used, on both sides.
         for round in 1..4 {
@@ -166,8 +176,9 @@ pub(crate) fn threads_and_jobs_under_pressure_see_only_what_was_written() -> Res
                 let first = (page * WORDS) as u64;
                 let wanted = match last[page] {
                     0 => 0,
-                    generation => (first..first + WORDS as u64)
-                        .fold(0, |sum: u64, word| sum.wrapping_add(stamped(word, generation))),
+                    generation => (first..first + WORDS as u64).fold(0, |sum: u64, word| {
+                        sum.wrapping_add(stamped(word, generation))
+                    }),
                 };
                 same("a sum", space.submit(&sum.into())?.wait()?, wanted)?;
                 last[page] = round;
@@ -215,7 +226,9 @@ pub(crate) fn spaces_share_the_limits_of_their_function() -> Result<()> {
             Ok(())
         })();
         // For the tests that follow.
-        spaces[0].0.set_limits(Scope::Function, before.host_bytes, before.device_bytes)?;
+        spaces[0]
+            .0
+            .set_limits(Scope::Function, before.host_bytes, before.device_bytes)?;
         result
     })
 }
@@ -225,9 +238,16 @@ pub(crate) fn limits_that_cannot_be_are_refused() -> Result<()> {
         let (space, _mapping) = mapped(function, 4)?;
         for scope in [Scope::Space, Scope::Function] {
             let before = space.limits(scope)?;
-            ensure!(before.host_bytes >= MIB && before.device_bytes >= MIB, "{before:?}");
+            ensure!(
+                before.host_bytes >= MIB && before.device_bytes >= MIB,
+                "{before:?}"
+            );
             for (host, device) in [(0, MIB), (MIB, 0), (MIB - 4096, MIB), (MIB, MIB - 4096)] {
-                fails("limits too small", space.set_limits(scope, host, device), Errno::INVAL)?;
+                fails(
+                    "limits too small",
+                    space.set_limits(scope, host, device),
+                    Errno::INVAL,
+                )?;
             }
             let after = space.limits(scope)?;
             same("the limits", after, before)?;
@@ -242,7 +262,11 @@ pub(crate) fn residency_tells_where_pages_are() -> Result<()> {
         let (space, mapping) = mapped(function, pages)?;
         let all = 0..(pages * PAGE) as u64;
         let nothing = space.residency(all.clone())?;
-        same("pages of a new space", (nothing.none, nothing.host + nothing.device), (600, 0))?;
+        same(
+            "pages of a new space",
+            (nothing.none, nothing.host + nothing.device),
+            (600, 0),
+        )?;
         space.write_all_at(&[1; 20 * PAGE], 500 * PAGE as u64)?;
         let places = space.places(all.clone())?;
         for (page, place) in places.iter().enumerate() {
@@ -257,18 +281,33 @@ pub(crate) fn residency_tells_where_pages_are() -> Result<()> {
         mapping.set_word(100 * PAGE, 1);
         let places = space.places(all.clone())?;
         let host = Place::Host { pinned: false };
-        same("pages that were touched", (places[505], places[100]), (host, host))?;
+        same(
+            "pages that were touched",
+            (places[505], places[100]),
+            (host, host),
+        )?;
         device_stamps(&space, 500, 20, 1)?;
         let stamped = space.residency(500 * PAGE as u64..520 * PAGE as u64)?;
         same("stamped pages", stamped.device, 20)?;
         space.discard(500 * PAGE as u64..510 * PAGE as u64)?;
-        same("discarded pages", space.residency(500 * PAGE as u64..510 * PAGE as u64)?.none, 10)?;
+        same(
+            "discarded pages",
+            space.residency(500 * PAGE as u64..510 * PAGE as u64)?.none,
+            10,
+        )?;
         let counted = space.residency(all.clone())?;
         let sum = counted.none + counted.host + counted.device + counted.moving + counted.lost;
         same("all pages", sum, pages as u64)?;
-        same("nothing", space.residency(PAGE as u64..PAGE as u64)?, libvfetch::Residency::default())?;
+        same(
+            "nothing",
+            space.residency(PAGE as u64..PAGE as u64)?,
+            libvfetch::Residency::default(),
+        )?;
         let beyond = space.residency(0..all.end + 4096);
-        ensure!(matches!(beyond, Err(libvfetch::Error::BeyondEnd { .. })), "{beyond:?}");
+        ensure!(
+            matches!(beyond, Err(libvfetch::Error::BeyondEnd { .. })),
+            "{beyond:?}"
+        );
         Ok(())
     })
 }

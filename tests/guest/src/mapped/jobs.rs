@@ -98,9 +98,22 @@ pub(crate) fn a_job_that_leaves_its_space_says_where() -> Result<()> {
     on_pf_and_vf(|function| {
         let (space, mapping) = mapped(function, 8)?;
         let end = 8 * PAGE as u64;
-        for (input, n) in [(0, end / 8 + 1), (end - 8, 2), (end, 1), (end + 4096, 1), (1 << 50, 1), (8, u64::MAX)] {
+        for (input, n) in [
+            (0, end / 8 + 1),
+            (end - 8, 2),
+            (end, 1),
+            (end + 4096, 1),
+            (1 << 50, 1),
+            (8, u64::MAX),
+        ] {
             let job = space.submit(&Reduce { input, n }.into())?;
-            same("the end", failure(&job)?, JobError::Range { offset: input.max(end) })?;
+            same(
+                "the end",
+                failure(&job)?,
+                JobError::Range {
+                    offset: input.max(end),
+                },
+            )?;
         }
         // The last word is no way out.
         let last = Reduce {
@@ -118,7 +131,13 @@ pub(crate) fn a_job_that_leaves_its_space_says_where() -> Result<()> {
             m: 50,
         };
         let job = space.submit(&gather.into())?;
-        same("an index beyond", failure(&job)?, JobError::Range { offset: 4096 + 8 * 99 })?;
+        same(
+            "an index beyond",
+            failure(&job)?,
+            JobError::Range {
+                offset: 4096 + 8 * 99,
+            },
+        )?;
         device_stamps(&space, 0, 8, 1)?;
         same("a job after those", device_finds(&space, 0, 8, 1)?, 0)
     })
@@ -129,11 +148,20 @@ pub(crate) fn a_space_that_shrinks_ends_its_job() -> Result<()> {
         let (space, mapping) = mapped(function, 600)?;
         // It comes to the second page after half a second and to the third after a second.
         let job = space.submit(&slow(600, 3))?;
-        limit::until(20, "the job to begin", || Ok(mapping.word(0) == stamped(0, 3)))?;
+        limit::until(20, "the job to begin", || {
+            Ok(mapping.word(0) == stamped(0, 3))
+        })?;
         space.set_size(2 * PAGE as u64)?;
         let error = failure(&job)?;
-        ensure!(matches!(error, JobError::Range { offset } if offset >= 2 * PAGE as u64), "{error:?}");
-        same("its last word", mapping.word(2 * PAGE - 8), stamped(2 * WORDS as u64 - 1, 3))?;
+        ensure!(
+            matches!(error, JobError::Range { offset } if offset >= 2 * PAGE as u64),
+            "{error:?}"
+        );
+        same(
+            "its last word",
+            mapping.word(2 * PAGE - 8),
+            stamped(2 * WORDS as u64 - 1, 3),
+        )?;
         space.set_size(600 * PAGE as u64)?;
         model::zeros("what was cut off", 0, &mapping.copy(2 * PAGE..600 * PAGE))
     })
@@ -155,9 +183,18 @@ pub(crate) fn bad_arguments_are_refused() -> Result<()> {
         // What only the device knows.
         for (what, task) in [
             ("an offset between words", Task::of_kind(10, &[4, 1])),
-            ("a tile of nothing", Task::of_kind(3, &[0, 0, 0, 1, 1, 1, 0])),
-            ("a tile too large", Task::of_kind(3, &[0, 0, 0, 1, 1, 1, 513])),
-            ("a window larger than its image", Task::of_kind(4, &[0, 0, 0, 1, 1, 2, 2, 3])),
+            (
+                "a tile of nothing",
+                Task::of_kind(3, &[0, 0, 0, 1, 1, 1, 0]),
+            ),
+            (
+                "a tile too large",
+                Task::of_kind(3, &[0, 0, 0, 1, 1, 1, 513]),
+            ),
+            (
+                "a window larger than its image",
+                Task::of_kind(4, &[0, 0, 0, 1, 1, 2, 2, 3]),
+            ),
         ] {
             let job = space.submit(&task).context(what)?;
             same(what, failure(&job)?, JobError::Argument)?;
@@ -166,7 +203,8 @@ pub(crate) fn bad_arguments_are_refused() -> Result<()> {
         let job = Task::of_kind(10, &[0, 1, 1]);
         let result = space.submit(&job).map(|job| failure(&job));
         ensure!(
-            matches!(&result, Ok(Ok(JobError::Argument))) || matches!(&result, Err(error) if error.errno() == Some(Errno::INVAL)),
+            matches!(&result, Ok(Ok(JobError::Argument)))
+                || matches!(&result, Err(error) if error.errno() == Some(Errno::INVAL)),
             "an argument that the kind has not: {result:?}"
         );
         let file = std::fs::File::open("/dev/null")?;
@@ -190,7 +228,11 @@ pub(crate) fn jobs_that_were_not_waited_for_have_64_places() -> Result<()> {
         };
         let mut jobs = Vec::new();
         for n in 0..64 {
-            jobs.push(space.submit(&stamp(n)).with_context(|| format!("job {n}"))?);
+            jobs.push(
+                space
+                    .submit(&stamp(n))
+                    .with_context(|| format!("job {n}"))?,
+            );
         }
         let full = || {
             let result = space.submit(&stamp(1)).map(|job| job.id());
@@ -265,7 +307,8 @@ pub(crate) fn an_eventfd_and_poll_tell_of_the_end() -> Result<()> {
             same("its end", failure(&job)?, JobError::Cancelled)
         })?;
         // The event may be closed before.
-        let job = space.submit_with_event(&slow(4, 1), eventfd(0, EventfdFlags::empty())?.as_fd())?;
+        let job =
+            space.submit_with_event(&slow(4, 1), eventfd(0, EventfdFlags::empty())?.as_fd())?;
         job.cancel()?;
         same("its end", failure(&job)?, JobError::Cancelled)
     })
@@ -283,11 +326,18 @@ pub(crate) fn a_cancelled_job_has_done_its_beginning() -> Result<()> {
         model::equal("after cancelling", 0, &mapping.copy(0..64 * PAGE), &got)?;
         let done = got.chunks(8).take_while(|word| **word != [0; 8]).count();
         ensure!(done > 100, "only {done} words");
-        model::equal("its beginning", 0, &got[..8 * done], &stamped_bytes(0, 64, 5)[..8 * done])?;
+        model::equal(
+            "its beginning",
+            0,
+            &got[..8 * done],
+            &stamped_bytes(0, 64, 5)[..8 * done],
+        )?;
         model::zeros("the rest", 0, &got[8 * done..])?;
         // Cancelled twice is cancelled.
         job.cancel()?;
-        let end = job.wait_for(Some(Duration::ZERO))?.context("it has not ended")?;
+        let end = job
+            .wait_for(Some(Duration::ZERO))?
+            .context("it has not ended")?;
         same("its end", end.outcome, Err(JobError::Cancelled))?;
         fails("cancelling what was waited for", job.cancel(), Errno::NOENT)?;
         fails("waiting twice", job.wait_for(None), Errno::NOENT)?;
@@ -304,10 +354,18 @@ pub(crate) fn waiting_ends_after_its_time_or_a_signal() -> Result<()> {
         let (space, _mapping) = mapped(function, 64)?;
         let job = space.submit(&slow(64, 1))?;
         let start = Instant::now();
-        same("waiting for no time", job.wait_for(Some(Duration::ZERO))?, None)?;
+        same(
+            "waiting for no time",
+            job.wait_for(Some(Duration::ZERO))?,
+            None,
+        )?;
         let time = Duration::from_millis(50);
         same("waiting for a time", job.wait_for(Some(time))?, None)?;
-        ensure!(start.elapsed() >= time, "it took only {:?}", start.elapsed());
+        ensure!(
+            start.elapsed() >= time,
+            "it took only {:?}",
+            start.elapsed()
+        );
         thread::scope(|scope| {
             let (send, receive) = channel();
             let job = &job;
@@ -372,7 +430,9 @@ pub(crate) fn a_killed_process_ends_its_jobs() -> Result<()> {
                 let Ok((space, mapping)) = mapped(function, 600) else {
                     return 1;
                 };
-                let (Ok(_one), Ok(_two)) = (space.submit(&slow(600, 1)), space.submit(&slow(64, 2))) else {
+                let (Ok(_one), Ok(_two)) =
+                    (space.submit(&slow(600, 1)), space.submit(&slow(64, 2)))
+                else {
                     return 2;
                 };
                 // Until it is killed: pages come and go.
@@ -386,7 +446,11 @@ pub(crate) fn a_killed_process_ends_its_jobs() -> Result<()> {
             limit::until(20, "the child's jobs", || Ok(flag.word(0) == 1))?;
             child.signal(Signal::KILL)?;
             let status = child.wait(20)?;
-            same("its end", status.terminating_signal(), Some(Signal::KILL.as_raw()))?;
+            same(
+                "its end",
+                status.terminating_signal(),
+                Some(Signal::KILL.as_raw()),
+            )?;
         }
         Ok(())
     })
@@ -485,11 +549,16 @@ pub(crate) fn jobs_of_many_spaces_and_functions_run_at_once() -> Result<()> {
             n: 512,
             scale: 2.0 + f64::from(u32::try_from(n).unwrap_or(0)),
         });
-        let jobs = triads.map(|triad| space.submit(&triad.into())).collect::<Result<Vec<_>, _>>()?;
+        let jobs = triads
+            .map(|triad| space.submit(&triad.into()))
+            .collect::<Result<Vec<_>, _>>()?;
         for (n, job) in (0..8u32).zip(jobs) {
             job.wait()?;
             let value = f64::from_bits(mapping.word((8 + 2 * n as usize) * PAGE + 8));
-            ensure!((value - 3.0 - f64::from(n)).abs() < 1e-9, "triad {n}: {value}");
+            ensure!(
+                (value - 3.0 - f64::from(n)).abs() < 1e-9,
+                "triad {n}: {value}"
+            );
         }
         Ok(())
     })

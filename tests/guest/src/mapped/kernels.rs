@@ -4,8 +4,8 @@
 //! purpose: arrays share pages and straddle them.
 
 use libvfetch::{
-    stamped, Bfs, Conv2d, Gather, Gemm, Pagerank, Reduce, Scatter, Spmv, Stamp, StampCheck, Stencil,
-    Task, Triad,
+    stamped, Bfs, Conv2d, Gather, Gemm, Pagerank, Reduce, Scatter, Spmv, Stamp, StampCheck,
+    Stencil, Task, Triad,
 };
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -65,16 +65,25 @@ impl Layout {
 }
 
 fn bytes_of_doubles(values: &[f64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 fn bytes_of_words(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 fn bytes_of_indices(values: &[usize]) -> Vec<u8> {
     let number = |value: &usize| u32::try_from(*value).unwrap_or(u32::MAX);
-    values.iter().flat_map(|value| number(value).to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| number(value).to_le_bytes())
+        .collect()
 }
 
 fn doubles(random: &mut Pcg64Mcg, n: usize) -> Vec<f64> {
@@ -127,7 +136,10 @@ fn triad(random: &mut Pcg64Mcg) -> Case {
 fn stencil(random: &mut Pcg64Mcg, steps: usize) -> Case {
     let (nx, ny, nz) = (67, 9, 11);
     let cells = doubles(random, nx * ny * nz);
-    let (centre, around) = (random.random_range(-1.0..1.0), random.random_range(-1.0..1.0));
+    let (centre, around) = (
+        random.random_range(-1.0..1.0),
+        random.random_range(-1.0..1.0),
+    );
     let mut history = vec![vec![0.0; cells.len()], cells.clone()];
     for _ in 0..steps {
         let now = history.last().cloned().unwrap_or_default();
@@ -192,7 +204,10 @@ fn gemm(random: &mut Pcg64Mcg) -> Case {
 
 fn conv2d(random: &mut Pcg64Mcg) -> Case {
     let (cin, cout, h, w, k) = (2, 3, 13, 90, 3);
-    let (image, weights) = (doubles(random, cin * h * w), doubles(random, cout * cin * k * k));
+    let (image, weights) = (
+        doubles(random, cin * h * w),
+        doubles(random, cout * cin * k * k),
+    );
     let mut out = Vec::new();
     for o in 0..cout {
         for y in 0..=h - k {
@@ -357,7 +372,9 @@ fn scatter(random: &mut Pcg64Mcg) -> Case {
 
 fn reduce(random: &mut Pcg64Mcg) -> Case {
     let words: Vec<u64> = (0..9000).map(|_| random.random()).collect();
-    let sum = words.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word));
+    let sum = words
+        .iter()
+        .fold(0, |sum: u64, word| sum.wrapping_add(*word));
     let mut layout = Layout::default();
     let task = Reduce {
         input: layout.add(40, &bytes_of_words(&words)),

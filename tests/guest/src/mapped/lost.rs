@@ -56,37 +56,74 @@ pub(crate) fn a_reset_takes_what_the_device_has_and_no_more() -> Result<()> {
         reset(function.address)?;
         same("lost pages", space.info()?.space_lost_pages, 10)?;
         for page in [0, 9] {
-            same("a lost page", touches(&mapping, page * PAGE)?, [Some(Signal::BUS); 2])?;
-            fails("read of it", space.read_at(&mut [0; 8], (page * PAGE) as u64), Errno::IO)?;
-            let buffer = mapping.area(page * PAGE, 8).pwrite(&space, 19 * PAGE as u64);
+            same(
+                "a lost page",
+                touches(&mapping, page * PAGE)?,
+                [Some(Signal::BUS); 2],
+            )?;
+            fails(
+                "read of it",
+                space.read_at(&mut [0; 8], (page * PAGE) as u64),
+                Errno::IO,
+            )?;
+            let buffer = mapping
+                .area(page * PAGE, 8)
+                .pwrite(&space, 19 * PAGE as u64);
             same("a write from it", buffer, Err(Errno::FAULT))?;
         }
         let reduce = Reduce {
             input: 0,
             n: 10 * WORDS as u64,
         };
-        let error = space.submit(&reduce.into())?.wait().err().context("a job read a lost page")?;
+        let error = space
+            .submit(&reduce.into())?
+            .wait()
+            .err()
+            .context("a job read a lost page")?;
         same("a job that reads it", error.errno(), Some(Errno::IO))?;
-        model::equal("the host's", 0, &mapping.copy(10 * PAGE..15 * PAGE), &stamped_bytes(10, 5, 1))?;
+        model::equal(
+            "the host's",
+            0,
+            &mapping.copy(10 * PAGE..15 * PAGE),
+            &stamped_bytes(10, 5, 1),
+        )?;
         for page in 10..20 {
-            same("a page of the host's", touches(&mapping, page * PAGE)?, [None; 2])?;
+            same(
+                "a page of the host's",
+                touches(&mapping, page * PAGE)?,
+                [None; 2],
+            )?;
         }
         same("words", device_finds(&space, 10, 5, 1)?, 0)?;
         // Overwritten as a whole, discarded, cut off: in use again.
         space.write_all_at(&[7; PAGE], 2 * PAGE as u64)?;
-        model::equal("overwritten", 0, &mapping.copy(2 * PAGE..3 * PAGE), &[7; PAGE])?;
+        model::equal(
+            "overwritten",
+            0,
+            &mapping.copy(2 * PAGE..3 * PAGE),
+            &[7; PAGE],
+        )?;
         space.discard(4 * PAGE as u64..6 * PAGE as u64)?;
         model::zeros("discarded", 0, &mapping.copy(4 * PAGE..6 * PAGE))?;
         mapping.set_word(5 * PAGE, 3);
         same("lost pages", space.info()?.space_lost_pages, 7)?;
         for page in [1, 3, 6] {
-            same("a page that is still lost", touches(&mapping, page * PAGE)?, [Some(Signal::BUS); 2])?;
+            same(
+                "a page that is still lost",
+                touches(&mapping, page * PAGE)?,
+                [Some(Signal::BUS); 2],
+            )?;
         }
         space.set_size(0)?;
         space.set_size(20 * PAGE as u64)?;
         model::zeros("grown again", 0, &mapping.copy(0..20 * PAGE))?;
         device_stamps(&space, 0, 20, 9)?;
-        model::equal("in use again", 0, &mapping.copy(0..20 * PAGE), &stamped_bytes(0, 20, 9))
+        model::equal(
+            "in use again",
+            0,
+            &mapping.copy(0..20 * PAGE),
+            &stamped_bytes(0, 20, 9),
+        )
     })
 }
 
@@ -147,7 +184,9 @@ pub(crate) fn random_use_survives_resets() -> Result<()> {
                     match random.random_range(0..3) {
                         0 => {
                             let result = device_stamps(&space, first, 8, generation);
-                            let error = result.err().and_then(|error| error.downcast::<Error>().ok());
+                            let error = result
+                                .err()
+                                .and_then(|error| error.downcast::<Error>().ok());
                             let errno = error.and_then(|error| error.errno());
                             ensure!(matches!(errno, None | Some(Errno::IO)), "a job: {errno:?}");
                         }
@@ -163,10 +202,15 @@ pub(crate) fn random_use_survives_resets() -> Result<()> {
                             let mut got = vec![0; 8 * PAGE];
                             match space.read_at(&mut got, (first * PAGE) as u64) {
                                 Ok(bytes) => {
-                                    for (word, got) in (first * WORDS..).zip(got[..bytes].chunks_exact(8)) {
+                                    for (word, got) in
+                                        (first * WORDS..).zip(got[..bytes].chunks_exact(8))
+                                    {
                                         let got = u64::from_le_bytes(got.try_into()?);
                                         let place = stamped(word as u64, got >> 40);
-                                        ensure!(got == 0 || got == place, "word {word} is {got:#x}");
+                                        ensure!(
+                                            got == 0 || got == place,
+                                            "word {word} is {got:#x}"
+                                        );
                                     }
                                 }
                                 Err(error) => same("read", error.errno(), Some(Errno::IO))?,
@@ -206,29 +250,81 @@ pub(crate) fn an_unbound_function_leaves_the_host_its_pages() -> Result<()> {
     unbind(function.address)?;
     for mapping in [&mapping, &more] {
         for page in [0, 9] {
-            same("a page of the device's", touches(mapping, page * PAGE)?, [Some(Signal::BUS); 2])?;
+            same(
+                "a page of the device's",
+                touches(mapping, page * PAGE)?,
+                [Some(Signal::BUS); 2],
+            )?;
         }
         let got = mapping.copy(10 * PAGE..15 * PAGE);
         model::equal("the host's", 0, &got, &stamped_bytes(10, 5, 1))?;
     }
     mapping.set_word(12 * PAGE, 5);
     same("a store", more.word(12 * PAGE), 5)?;
-    expect("read", space.read_at(&mut [0; 8], 12 * PAGE as u64), Errno::NODEV)?;
+    expect(
+        "read",
+        space.read_at(&mut [0; 8], 12 * PAGE as u64),
+        Errno::NODEV,
+    )?;
     expect("SET_SIZE", space.set_size(PAGE as u64), Errno::NODEV)?;
-    let submit = space.submit(&Reduce { input: 0, n: 1 }.into()).map(|job| job.id());
+    let submit = space
+        .submit(&Reduce { input: 0, n: 1 }.into())
+        .map(|job| job.id());
     fails("SUBMIT", submit, Errno::NODEV)?;
     bind(function.address)?;
     // It is not the function's any more.
     same("the store, bound again", mapping.word(12 * PAGE), 5)?;
-    same("a page of the device's", touches(&mapping, 0)?, [Some(Signal::BUS); 2])?;
+    same(
+        "a page of the device's",
+        touches(&mapping, 0)?,
+        [Some(Signal::BUS); 2],
+    )?;
     let again = vf(1)?;
     leaves_nothing(&again, || {
         let (new, memory) = mapped(&again, 20)?;
         device_stamps(&new, 0, 20, 4)?;
-        model::equal("a new space", 0, &memory.copy(0..20 * PAGE), &stamped_bytes(0, 20, 4))
+        model::equal(
+            "a new space",
+            0,
+            &memory.copy(0..20 * PAGE),
+            &stamped_bytes(0, 20, 4),
+        )
     })?;
     drop((space, more));
     same("the store, the file closed", mapping.word(12 * PAGE), 5)
+}
+
+/// Where pages were for one binding is not where they are for the next.
+pub(crate) fn what_the_device_remembers_ends_with_its_binding() -> Result<()> {
+    let function = vf(1)?;
+    for generation in 1..4 {
+        let (old, mapping) = mapped(&function, 64)?;
+        device_stamps(&old, 0, 64, 50 + generation)?;
+        unbind(function.address)?;
+        bind(function.address)?;
+        // Its first space has the number of the old one's, perhaps, and other frames.
+        let (beside, _) = mapped(&function, 64)?;
+        beside.write_all_at(&[0xc3; 64 * PAGE], 0)?;
+        let (new, memory) = mapped(&function, 64)?;
+        let sum = Reduce {
+            input: 0,
+            n: 64 * WORDS as u64,
+        };
+        same(
+            "the sum of a new space",
+            new.submit(&sum.into())?.wait()?,
+            0,
+        )?;
+        device_stamps(&new, 0, 64, generation)?;
+        let mut got = vec![0xee; 64 * PAGE];
+        new.read_exact_at(&mut got, 0)?;
+        model::equal("by read", 0, &got, &stamped_bytes(0, 64, generation))?;
+        model::equal("by the mapping", 0, &memory.copy(0..64 * PAGE), &got)?;
+        beside.read_exact_at(&mut got, 0)?;
+        model::equal("the space beside it", 0, &got, &[0xc3; 64 * PAGE])?;
+        drop((old, mapping));
+    }
+    Ok(())
 }
 
 pub(crate) fn unbinding_ends_jobs_and_waits() -> Result<()> {
@@ -237,7 +333,9 @@ pub(crate) fn unbinding_ends_jobs_and_waits() -> Result<()> {
         let (space, mapping) = mapped(&function, 600)?;
         let job = space.submit(&long(3))?;
         thread::scope(|scope| -> Result<()> {
-            limit::until(20, "the job to write", || Ok(mapping.word(0) == stamped(0, 3)))?;
+            limit::until(20, "the job to write", || {
+                Ok(mapping.word(0) == stamped(0, 3))
+            })?;
             let waiter = scope.spawn(|| job.wait_for(None));
             unbind(function.address)?;
             let end = waiter.join().map_err(|_| anyhow!("a panic"))??;
@@ -295,22 +393,38 @@ pub(crate) fn a_page_that_cannot_be_fetched_is_sigbus_and_stays() -> Result<()> 
                 hw::VFETCH_FAULT_FAIL => &[Some(Signal::BUS)],
                 _ => &[None, Some(Signal::BUS)],
             };
-            ensure!(expected.contains(&load), "a load with failure {kind}: {load:?}");
+            ensure!(
+                expected.contains(&load),
+                "a load with failure {kind}: {load:?}"
+            );
             // Nothing is lost by it.
             same("lost pages", space.info()?.space_lost_pages, 0)?;
             let got = mapping.copy(0..64 * PAGE);
-            model::equal(&format!("after failure {kind}"), 0, &got, &stamped_bytes(0, 64, kind.into()))?;
+            model::equal(
+                &format!("after failure {kind}"),
+                0,
+                &got,
+                &stamped_bytes(0, 64, kind.into()),
+            )?;
             same("words", device_finds(&space, 0, 64, kind.into())?, 0)?;
             // As a buffer it is EFAULT.
             device_stamps(&space, 0, 64, 99)?;
             if kind == hw::VFETCH_FAULT_FAIL {
                 injector.arm(1, fault(kind, true))?;
                 let (read, write) = rustix::pipe::pipe()?;
-                same("a write from it", mapping.area(30 * PAGE, 8).write(&write), Err(Errno::FAULT))?;
+                same(
+                    "a write from it",
+                    mapping.area(30 * PAGE, 8).write(&write),
+                    Err(Errno::FAULT),
+                )?;
                 same("another", mapping.area(30 * PAGE, 8).write(&write), Ok(8))?;
                 let mut word = [0; 8];
                 rustix::io::read(&read, &mut word)?;
-                same("what came", u64::from_le_bytes(word), stamped(30 * WORDS as u64, 99))?;
+                same(
+                    "what came",
+                    u64::from_le_bytes(word),
+                    stamped(30 * WORDS as u64, 99),
+                )?;
             }
             injector.clear(1)?;
         }
@@ -326,14 +440,26 @@ pub(crate) fn a_page_that_cannot_be_sent_stays_with_the_host() -> Result<()> {
             let (space, mapping) = mapped(&function, 64)?;
             mapping.fill(0, &stamped_bytes(0, 64, 1));
             injector.arm(1, fault(kind, false))?;
-            let job = space.submit(&Reduce { input: 20 * PAGE as u64, n: WORDS as u64 }.into())?;
-            let sum = (20 * WORDS..21 * WORDS).fold(0, |sum: u64, word| sum.wrapping_add(stamped(word as u64, 1)));
+            let job = space.submit(
+                &Reduce {
+                    input: 20 * PAGE as u64,
+                    n: WORDS as u64,
+                }
+                .into(),
+            )?;
+            let sum = (20 * WORDS..21 * WORDS).fold(0, |sum: u64, word| {
+                sum.wrapping_add(stamped(word as u64, 1))
+            });
             // The device reaches the page where it is. That its queue was reset ends a job, though, and only that.
             match job.wait() {
                 Ok(value) => same("the sum", value, sum)?,
                 Err(error) => {
                     let resets = [hw::VFETCH_FAULT_DROP, hw::VFETCH_FAULT_STUCK];
-                    same(&format!("a job with failure {kind}"), error.errno(), Some(Errno::IO))?;
+                    same(
+                        &format!("a job with failure {kind}"),
+                        error.errno(),
+                        Some(Errno::IO),
+                    )?;
                     ensure!(resets.contains(&kind), "failure {kind} ended a job");
                 }
             }
@@ -341,10 +467,20 @@ pub(crate) fn a_page_that_cannot_be_sent_stays_with_the_host() -> Result<()> {
             injector.clear(1)?;
             same("lost pages", space.info()?.space_lost_pages, 0)?;
             let got = mapping.copy(0..64 * PAGE);
-            model::equal(&format!("after failure {kind}"), 0, &got, &stamped_bytes(0, 64, 1))?;
+            model::equal(
+                &format!("after failure {kind}"),
+                0,
+                &got,
+                &stamped_bytes(0, 64, 1),
+            )?;
             device_stamps(&space, 0, 64, 2)?;
             let got = mapping.copy(0..64 * PAGE);
-            model::equal(&format!("a job after failure {kind}"), 0, &got, &stamped_bytes(0, 64, 2))?;
+            model::equal(
+                &format!("a job after failure {kind}"),
+                0,
+                &got,
+                &stamped_bytes(0, 64, 2),
+            )?;
         }
         Ok(())
     })
@@ -358,7 +494,10 @@ pub(crate) fn scrubs_that_fail_show_nobody_else_s_bytes() -> Result<()> {
         secret.0.write_all_at(&[0xc3; 600 * PAGE], 0)?;
         injector.arm(1, Fault::scrub(hw::VFETCH_FAULT_FAIL).always())?;
         drop(secret);
-        ensure!(injector.hits(1, hw::VFETCH_FAULT_FAIL) > 0, "nothing was scrubbed");
+        ensure!(
+            injector.hits(1, hw::VFETCH_FAULT_FAIL) > 0,
+            "nothing was scrubbed"
+        );
         injector.clear(1)?;
         let info = Space::open(&function)?.info()?;
         let pages = usize::try_from(info.memory_bytes)? / PAGE;

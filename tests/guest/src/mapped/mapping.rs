@@ -81,7 +81,9 @@ pub(crate) fn a_forked_child_shares_the_pages() -> Result<()> {
             mapping.set_word(to_parent, 1);
             wait_for(to_child, 1);
             // What the parent has written since, by the device too.
-            if mapping.word(3 * PAGE) != 77 || mapping.copy(5 * PAGE..6 * PAGE) != stamped_bytes(5, 1, 8) {
+            if mapping.word(3 * PAGE) != 77
+                || mapping.copy(5 * PAGE..6 * PAGE) != stamped_bytes(5, 1, 8)
+            {
                 return 2;
             }
             if space.write_all_at(&[9; PAGE], PAGE as u64).is_err() {
@@ -103,9 +105,19 @@ pub(crate) fn a_forked_child_shares_the_pages() -> Result<()> {
         device_stamps(&space, 5, 1, 8)?;
         mapping.set_word(to_child, 1);
         child.succeeds(30)?;
-        model::equal("the child's write", 0, &mapping.copy(PAGE..2 * PAGE), &[9; PAGE])?;
+        model::equal(
+            "the child's write",
+            0,
+            &mapping.copy(PAGE..2 * PAGE),
+            &[9; PAGE],
+        )?;
         let wanted = stamped_bytes(6, 1, 9);
-        model::equal("the child's job", 0, &mapping.copy(6 * PAGE..7 * PAGE), &wanted)?;
+        model::equal(
+            "the child's job",
+            0,
+            &mapping.copy(6 * PAGE..7 * PAGE),
+            &wanted,
+        )?;
         same("the child's store", mapping.word(9 * PAGE), 99)
     })
 }
@@ -154,7 +166,12 @@ pub(crate) fn what_is_left_of_a_mapping_works() -> Result<()> {
         same("words", device_finds(&space, 0, 40, 1)?, 0)?;
         device_stamps(&space, 0, 40, 2)?;
         let again = Mapping::part_of(&space, 0, 40 * PAGE, RIGHTS)?;
-        model::equal("all of it", 0, &again.copy(0..40 * PAGE), &stamped_bytes(0, 40, 2))?;
+        model::equal(
+            "all of it",
+            0,
+            &again.copy(0..40 * PAGE),
+            &stamped_bytes(0, 40, 2),
+        )?;
         let (before, after) = (mapping.word(9 * PAGE + 8), mapping.word(20 * PAGE));
         same("before the hole", before, stamped(9 * WORDS as u64 + 1, 2))?;
         same("after the hole", after, stamped(20 * WORDS as u64, 2))
@@ -246,7 +263,11 @@ pub(crate) fn advice_changes_no_contents() -> Result<()> {
         for page in 0..pages {
             mapping.word(page * PAGE);
         }
-        same("faults on populated pages", space.stats()?.host_faults, before)
+        same(
+            "faults on populated pages",
+            space.stats()?.host_faults,
+            before,
+        )
     })
 }
 
@@ -255,7 +276,11 @@ pub(crate) fn a_file_opened_for_reading_is_not_written() -> Result<()> {
         let file = open_with(function, true, false, OFlags::empty())?;
         let space = Space::from_file(file, "the node")?;
         let writable = Mapping::part_of(&space, 0, PAGE, RIGHTS);
-        same("a mapping for writing", refused(writable), Some(Errno::ACCESS))?;
+        same(
+            "a mapping for writing",
+            refused(writable),
+            Some(Errno::ACCESS),
+        )?;
         fails("write", space.write_at(&[1], 0), Errno::BADF)?;
         let mapping = Mapping::part_of(&space, 0, PAGE, ProtFlags::READ)?;
         let more = mapping.protect(0..PAGE, MprotectFlags::READ | MprotectFlags::WRITE);
@@ -263,7 +288,11 @@ pub(crate) fn a_file_opened_for_reading_is_not_written() -> Result<()> {
         same("mprotect for writing", error, Some(Errno::ACCESS))?;
         let write_only = open_with(function, false, true, OFlags::empty())?;
         let mapping = Mapping::part_of(&write_only, 0, PAGE, ProtFlags::READ);
-        same("a mapping of a file for writing", refused(mapping), Some(Errno::ACCESS))?;
+        same(
+            "a mapping of a file for writing",
+            refused(mapping),
+            Some(Errno::ACCESS),
+        )?;
         let both = open_with(function, true, true, OFlags::empty())?;
         for (rights, private) in [(ProtFlags::READ, true), (RIGHTS, true), (RIGHTS, false)] {
             if private {
@@ -299,7 +328,11 @@ pub(crate) fn beyond_the_end_is_sigbus() -> Result<()> {
         let area = mapping.area(3 * PAGE, 2 * PAGE);
         same("bytes of it in a pipe", area.write(&pipe.1)?, PAGE)?;
         let mut got = vec![0; PAGE];
-        same("bytes from the pipe", rustix::io::read(&pipe.0, &mut got)?, PAGE)?;
+        same(
+            "bytes from the pipe",
+            rustix::io::read(&pipe.0, &mut got)?,
+            PAGE,
+        )?;
         model::equal("through the pipe", 0, &got, &data)?;
         let beyond = mapping.area(5 * PAGE, PAGE).write(&pipe.1);
         same("bytes beyond in a pipe", beyond, Err(Errno::FAULT))?;

@@ -77,17 +77,33 @@ pub(crate) fn proc_mem_and_process_vm_see_the_pages() -> Result<()> {
             model::equal("/proc/self/mem", 0, &got, &wanted)?;
             device_finds(&space, 0, 16, round)?;
             got.fill(0xee);
-            same("process_vm_readv", process_vm(pid, false, &mut got, mapping.all())?, pages * PAGE)?;
+            same(
+                "process_vm_readv",
+                process_vm(pid, false, &mut got, mapping.all())?,
+                pages * PAGE,
+            )?;
             model::equal("process_vm_readv", 0, &got, &wanted)?;
 
             device_finds(&space, 0, 16, round)?;
             let mut data = stamped_bytes(3, 6, round + 50);
             memory.write_all_at(&data, at(3 * PAGE))?;
-            same("words by /proc/self/mem", device_finds(&space, 3, 6, round + 50)?, 0)?;
+            same(
+                "words by /proc/self/mem",
+                device_finds(&space, 3, 6, round + 50)?,
+                0,
+            )?;
             data = stamped_bytes(2, 6, round + 60);
             let area = mapping.area(2 * PAGE, data.len());
-            same("process_vm_writev", process_vm(pid, true, &mut data, area)?, 6 * PAGE)?;
-            same("words by process_vm_writev", device_finds(&space, 2, 6, round + 60)?, 0)?;
+            same(
+                "process_vm_writev",
+                process_vm(pid, true, &mut data, area)?,
+                6 * PAGE,
+            )?;
+            same(
+                "words by process_vm_writev",
+                device_finds(&space, 2, 6, round + 60)?,
+                0,
+            )?;
             let mut got = vec![0; 6 * PAGE];
             space.read_exact_at(&mut got, 2 * PAGE as u64)?;
             model::equal("read after process_vm_writev", 0, &got, &data)?;
@@ -103,7 +119,11 @@ pub(crate) fn proc_mem_and_process_vm_see_the_pages() -> Result<()> {
         })?;
         let pid = child.pid().as_raw_nonzero().get();
         let mut got = vec![0; 4 * PAGE];
-        same("of a child", process_vm(pid, false, &mut got, mapping.all())?, 4 * PAGE)?;
+        same(
+            "of a child",
+            process_vm(pid, false, &mut got, mapping.all())?,
+            4 * PAGE,
+        )?;
         model::equal("of a child", 0, &got, &stamped_bytes(0, 4, 9))?;
         let mut five = 5u64.to_le_bytes();
         process_vm(pid, true, &mut five, mapping.area(PAGE, 8))?;
@@ -114,7 +134,11 @@ pub(crate) fn proc_mem_and_process_vm_see_the_pages() -> Result<()> {
         let looker = Mapping::part_of(&space, 0, PAGE, ProtFlags::READ)?;
         let pid = i32::try_from(std::process::id())?;
         let refused = process_vm(pid, true, &mut five, looker.area(0, 8));
-        same("process_vm_writev without rights", refused, Err(Errno::FAULT))
+        same(
+            "process_vm_writev without rights",
+            refused,
+            Err(Errno::FAULT),
+        )
     })
 }
 
@@ -140,7 +164,11 @@ pub(crate) fn a_debugger_sees_and_changes_the_pages() -> Result<()> {
                 let at = mapping.area(page * PAGE + 16, 8).address();
                 *libc::__errno_location() = 0;
                 let word = libc::ptrace(libc::PTRACE_PEEKDATA, pid, at, 0);
-                ensure!(word != -1 || *libc::__errno_location() == 0, "PEEKDATA: {:?}", errno());
+                ensure!(
+                    word != -1 || *libc::__errno_location() == 0,
+                    "PEEKDATA: {:?}",
+                    errno()
+                );
                 let wanted = stamped((page * WORDS + 2) as u64, 6);
                 same("a word", u64::from_ne_bytes(word.to_ne_bytes()), wanted)?;
             }
@@ -174,7 +202,15 @@ pub(crate) fn a_mapping_is_a_buffer_of_its_own_space() -> Result<()> {
             (8 * PAGE, 8 * PAGE, 4 * PAGE),
             (17 * PAGE + 9, 17 * PAGE + 9, 100),
         ] {
-            for (write, devices) in [(false, 0), (false, 1), (false, 2), (true, 0), (true, 1), (true, 2), (true, 3)] {
+            for (write, devices) in [
+                (false, 0),
+                (false, 1),
+                (false, 2),
+                (true, 0),
+                (true, 1),
+                (true, 2),
+                (true, 3),
+            ] {
                 // Whose the two parts are.
                 for (bit, at) in [(1, from), (2, to)] {
                     if devices & bit != 0 {
@@ -183,7 +219,9 @@ pub(crate) fn a_mapping_is_a_buffer_of_its_own_space() -> Result<()> {
                         mapping.copy(at..at + bytes);
                     }
                 }
-                let what = format!("{bytes} bytes from {from} to {to}, write: {write}, the device's: {devices}");
+                let what = format!(
+                    "{bytes} bytes from {from} to {to}, write: {write}, the device's: {devices}"
+                );
                 let moved = if write {
                     mapping.area(from, bytes).pwrite(&space, to as u64)
                 } else {
@@ -216,10 +254,19 @@ pub(crate) fn a_mapping_is_a_buffer_of_other_spaces_and_files() -> Result<()> {
             let got = mapping.copy(3..bytes - 5);
             model::equal("pread to it", 5, &got, &data[5..bytes - 3])?;
             device_stamps(&space, 0, 20, 2)?;
-            same("pwrite from it", mapping.area(0, 30 * PAGE).pwrite(&other, 7)?, 30 * PAGE)?;
+            same(
+                "pwrite from it",
+                mapping.area(0, 30 * PAGE).pwrite(&other, 7)?,
+                30 * PAGE,
+            )?;
             let mut got = vec![0; 30 * PAGE];
             other.read_exact_at(&mut got, 7)?;
-            model::equal("pwrite from it", 7, &got[..20 * PAGE], &stamped_bytes(0, 20, 2))?;
+            model::equal(
+                "pwrite from it",
+                7,
+                &got[..20 * PAGE],
+                &stamped_bytes(0, 20, 2),
+            )?;
             let rest = 20 * PAGE + 2..30 * PAGE + 2;
             model::equal("pwrite from it", 0, &got[20 * PAGE..], &data[rest])?;
             space.discard(0..bytes as u64)?;
@@ -256,11 +303,22 @@ pub(crate) fn io_uring_moves_data_to_and_from_a_mapping() -> Result<()> {
             let slot = PAGE + PAGE / 2;
             let requests = |write: bool| {
                 let (other, mapping) = (&other, &mapping);
-                (0..40).map(move |n| request(other, write, mapping.area(n * slot, slot), (n * slot) as u64))
+                (0..40).map(move |n| {
+                    request(
+                        other,
+                        write,
+                        mapping.area(n * slot, slot),
+                        (n * slot) as u64,
+                    )
+                })
             };
             push(&mut ring, requests(true))?;
             let wanted = vec![i32::try_from(slot)?; 40];
-            same("writes from the mapping", finish(&mut ring, 40)?, wanted.clone())?;
+            same(
+                "writes from the mapping",
+                finish(&mut ring, 40)?,
+                wanted.clone(),
+            )?;
             let mut got = vec![0; 40 * slot];
             other.read_exact_at(&mut got, 0)?;
             let stamped = stamped_bytes(0, pages, round);
@@ -303,12 +361,21 @@ pub(crate) fn registered_pages_stay_where_they_are_and_the_device_sees_them() ->
             // The device writes pages that are pinned, and others beside them; the pins see it.
             device_stamps(&space, 0, pages, generation)?;
             push(&mut ring, [fixed(true)])?;
-            same("a write of pinned pages", finish(&mut ring, 1)?, all.clone())?;
+            same(
+                "a write of pinned pages",
+                finish(&mut ring, 1)?,
+                all.clone(),
+            )?;
             let mut got = vec![0; 16 * PAGE];
             other.read_exact_at(&mut got, 0)?;
             model::equal("pinned pages", 0, &got, &stamped_bytes(4, 16, generation))?;
             let host = mapping.copy(0..pages * PAGE);
-            model::equal("the mapping", 0, &host, &stamped_bytes(0, pages, generation))?;
+            model::equal(
+                "the mapping",
+                0,
+                &host,
+                &stamped_bytes(0, pages, generation),
+            )?;
             // What comes by the pins is seen by the device, and by everybody.
             other.write_all_at(&stamped_bytes(4, 16, 90 + generation), 0)?;
             push(&mut ring, [fixed(false)])?;
@@ -319,7 +386,12 @@ pub(crate) fn registered_pages_stay_where_they_are_and_the_device_sees_them() ->
             model::equal("by read", 0, &got, &stamped_bytes(4, 16, 90 + generation))?;
             let again = Mapping::part_of(&space, 4 * PAGE, 16 * PAGE, RIGHTS)?;
             let got = again.copy(0..16 * PAGE);
-            model::equal("by another mapping", 0, &got, &stamped_bytes(4, 16, 90 + generation))?;
+            model::equal(
+                "by another mapping",
+                0,
+                &got,
+                &stamped_bytes(4, 16, 90 + generation),
+            )?;
         }
         // The pins may outlive the mapping.
         drop(mapping);

@@ -62,7 +62,14 @@ impl Mapping {
     ) -> Result<Self> {
         // SAFETY: As in `with`.
         let address = unsafe {
-            rustix::mm::mmap(ptr::null_mut(), bytes, rights, MapFlags::SHARED, file, offset as u64)?
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                bytes,
+                rights,
+                MapFlags::SHARED,
+                file,
+                offset as u64,
+            )?
         };
         Ok(Self { address, bytes })
     }
