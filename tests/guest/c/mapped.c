@@ -117,8 +117,8 @@ static void mapping(void)
 		printf("Bail out! no mapping: %s\n", strerror(errno));
 		exit(1);
 	}
-	private = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
-	fails(private == MAP_FAILED ? -1 : 0, EINVAL, "a private mapping is EINVAL");
+	fails((private = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED ? -1 : 0,
+	      EINVAL, "a private mapping is EINVAL");
 	is(signal_of_load(memory), SIGBUS, "without a size there is nothing");
 	is(set_size((PAGES - 1) * PAGE), 0, "it gets a size");
 	is(signal_of_load(memory), 0, "its first page is there");

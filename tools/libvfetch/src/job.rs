@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_stamp_keeps_place_and_generation_apart() {
-        assert_eq!(stamped(1 << 40 | 5, 3), 3 << 40 | 5);
+        assert_eq!(stamped((1 << 40) | 5, 3), (3 << 40) | 5);
     }
 
     #[test]

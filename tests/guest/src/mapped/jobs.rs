@@ -122,7 +122,7 @@ pub(crate) fn a_job_that_leaves_its_space_says_where() -> Result<()> {
         };
         space.submit(&last.into())?.wait()?;
         // An index that leads out.
-        mapping.set_word(0, 2 | 99 << 32);
+        mapping.set_word(0, 2 | (99 << 32));
         let gather = Gather {
             input: 4096,
             index: 0,

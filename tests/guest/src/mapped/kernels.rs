@@ -333,7 +333,7 @@ fn pagerank(random: &mut Pcg64Mcg, iterations: usize) -> Case {
 }
 
 fn gather(random: &mut Pcg64Mcg) -> Case {
-    let (n, m) = (900, 9000);
+    let (n, m) = (900usize, 9000);
     let values = doubles(random, m);
     let index: Vec<usize> = (0..n).map(|_| random.random_range(0..m)).collect();
     let out: Vec<f64> = index.iter().map(|i| values[*i]).collect();
