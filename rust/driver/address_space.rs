@@ -81,7 +81,10 @@ impl AddressSpaces {
         let (next, ahead) = (inner.next.min(COUNT), inner.next..COUNT);
         let found = ahead.into_iter().find(free);
         let at = found.or_else(|| (1..next).find(free)).ok_or(ENOSPC)?;
-        let asid = u16::try_from(at).ok().and_then(Asid::from_raw).ok_or(ENOSPC)?;
+        let asid = u16::try_from(at)
+            .ok()
+            .and_then(Asid::from_raw)
+            .ok_or(ENOSPC)?;
         let array = inner.table.as_ref().ok_or(ENODEV)?;
         array.write(at, Self::entry(space, table));
         if let Some(place) = inner.spaces.get_mut(at) {

@@ -5,9 +5,7 @@
 //! What an event leads to is decided by the engine (`engine::owner`); pages in the same state take the step together. Here are
 //! the states of all pages, as sets, and the steps' actions on them. What sleeps ([`super::migrate`]) is done without the lock.
 
-use kernel::list::{
-    impl_list_arc_safe, impl_list_item, AtomicTracker, ListLinks, TryNewListArc,
-};
+use kernel::list::{impl_list_arc_safe, impl_list_item, AtomicTracker, ListLinks, TryNewListArc};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
@@ -271,7 +269,8 @@ impl Block {
 }
 
 /// The pages of a block, locked.
-pub(crate) type Locked<'a> = kernel::sync::lock::Guard<'a, Pages, kernel::sync::lock::mutex::MutexBackend>;
+pub(crate) type Locked<'a> =
+    kernel::sync::lock::Guard<'a, Pages, kernel::sync::lock::mutex::MutexBackend>;
 
 impl Pages {
     /// All pages that are in a state.
@@ -352,10 +351,7 @@ impl Pages {
             Page::Host { remote } => (&mut self.host, remote),
             Page::Device { window } => (&mut self.device, window),
             Page::Lost => (&mut self.lost, false),
-            Page::Copied
-            | Page::Copying(_)
-            | Page::Revoking(..)
-            | Page::Moving(..) => {
+            Page::Copied | Page::Copying(_) | Page::Revoking(..) | Page::Moving(..) => {
                 let owner = state.owner();
                 self.busy = self.busy.or(pages);
                 match owner {
@@ -475,7 +471,10 @@ impl Pages {
             }
             if let Some(first) = frame {
                 // CAST: at most 512.
-                let run = FrameRun { first, count: region.len() as u32 };
+                let run = FrameRun {
+                    first,
+                    count: region.len() as u32,
+                };
                 memory.count_pages(self.generation, 0, region.len());
                 block.space.give(run, clean, self.generation);
             }
@@ -519,7 +518,11 @@ impl Pages {
         });
         self.leaf.put(page.get(), place);
         if by == Location::Device {
-            block.space.function.memory.count_pages(self.generation, 1, 0);
+            block
+                .space
+                .function
+                .memory
+                .count_pages(self.generation, 1, 0);
         }
         self.take_step(&page.region().into(), &step, block);
     }
@@ -606,11 +609,7 @@ impl Pages {
     }
 
     /// The pages of `this`, which all can, begin to move. Returns `None` when there is no room for another move.
-    pub(crate) fn begin(
-        &mut self,
-        this: &Arc<Move>,
-        must: bool,
-    ) -> Option<Begun> {
+    pub(crate) fn begin(&mut self, this: &Arc<Move>, must: bool) -> Option<Begun> {
         let place = self.moves.iter_mut().find(|place| place.is_none())?;
         *place = Some(this.clone());
         let (to, id) = (this.to, this.id);

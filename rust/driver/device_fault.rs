@@ -286,10 +286,9 @@ impl Function {
         for fault in batch.iter() {
             if last.replace(fault.asid) != Some(fault.asid) {
                 // An error means that the function was unbound.
-                let _ = self.registers.write32(
-                    hw::VFETCH_REG_FAULT_REPLAY,
-                    u32::from(fault.asid.raw()),
-                );
+                let _ = self
+                    .registers
+                    .write32(hw::VFETCH_REG_FAULT_REPLAY, u32::from(fault.asid.raw()));
             }
         }
     }
@@ -360,7 +359,10 @@ impl Space {
             self.feedback(&mut locked, Outcome::Late, &moving);
             for page in moving.iter() {
                 if let Some(one) = locked.move_of(page) {
-                    awaited.push((one.clone(), page.region().into(), block.version()), GFP_KERNEL)?;
+                    awaited.push(
+                        (one.clone(), page.region().into(), block.version()),
+                        GFP_KERNEL,
+                    )?;
                 }
             }
             let missing = absent.or(&host);
@@ -368,7 +370,14 @@ impl Space {
                 return Ok(lost);
             }
             let bounds = self.bounds(&block, 0..self.pages());
-            let hint = self.decide(&block, &mut locked, &missing, written, Location::Device, bounds);
+            let hint = self.decide(
+                &block,
+                &mut locked,
+                &missing,
+                written,
+                Location::Device,
+                bounds,
+            );
             let zeros = locked.of(Page::None).and(&hint.pages).or(&absent);
             let wanted = host.or(&locked.movable(&hint.pages, Location::Device, false));
             let not = hint.pages.minus(&wanted).minus(&zeros);
@@ -421,12 +430,7 @@ impl Space {
     }
 
     /// Gives those of `pages` that have no contents frames of zeros. Returns the `needed` ones for which there are none.
-    fn zero_on_device(
-        &self,
-        block: &Arc<Block>,
-        pages: &PageMask,
-        needed: &PageMask,
-    ) -> PageMask {
+    fn zero_on_device(&self, block: &Arc<Block>, pages: &PageMask, needed: &PageMask) -> PageMask {
         let limit = self.function.not_lately();
         let mut short = PageMask::EMPTY;
         for set in [*needed, pages.minus(needed)] {
@@ -440,7 +444,9 @@ impl Space {
                     break;
                 }
                 // CAST: at most 512.
-                let Ok(frames) = self.take_zeroed(run.len() as u32, wanted.then_some(&**block), limit) else {
+                let Ok(frames) =
+                    self.take_zeroed(run.len() as u32, wanted.then_some(&**block), limit)
+                else {
                     break;
                 };
                 let mut locked = block.lock();

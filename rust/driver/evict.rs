@@ -51,7 +51,10 @@ impl Room {
             limit - Self::spare(limit)
         };
         let most = usable(&self.host_limit).saturating_add(usable(&self.device_limit));
-        let used = self.host.load(Relaxed).saturating_add(self.device.load(Relaxed));
+        let used = self
+            .host
+            .load(Relaxed)
+            .saturating_add(self.device.load(Relaxed));
         used.saturating_add(pages) <= most
     }
 

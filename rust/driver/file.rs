@@ -8,12 +8,12 @@ use kernel::sync::Arc;
 use kernel::time::Msecs;
 
 use super::function::{Function, State};
-use super::registry;
 use super::io::Caller;
+use super::registry;
 use super::space::Space;
 use crate::sys::abi::{
-    self as hw, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy, vfetch_policy_stats, vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit,
-    vfetch_wait,
+    self as hw, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy, vfetch_policy_stats,
+    vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit, vfetch_wait,
 };
 use crate::sys::eventfd::EventFd;
 use crate::sys::fault::{Ended, Fault};
@@ -175,7 +175,8 @@ impl OpenFile for SpaceFile {
                 permitted(mode.write)?;
                 let asked: vfetch_size = argument.read(size_of::<vfetch_size>())?;
                 must_be_zero(&[asked.flags & !hw::VFETCH_SIZE_RESERVE, asked.reserved])?;
-                self.0.resize(asked.bytes, asked.flags & hw::VFETCH_SIZE_RESERVE != 0)
+                self.0
+                    .resize(asked.bytes, asked.flags & hw::VFETCH_SIZE_RESERVE != 0)
             }
             DISCARD => {
                 permitted(mode.write)?;

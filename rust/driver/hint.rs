@@ -10,9 +10,7 @@ use super::block::{Block, Locked};
 use super::migrate::Move;
 use super::space::{region_of, Space};
 use crate::engine::mask::{PageMask, PAGES};
-use crate::engine::prefetch::{
-    self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome,
-};
+use crate::engine::prefetch::{self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome};
 use crate::engine::tree::Bounds;
 use crate::sys::pci::BoundHold;
 use crate::sys::time::now_ns;
@@ -62,7 +60,10 @@ impl Space {
                 Location::Host => 0,
                 Location::Device => function.memory.used_percent(),
             },
-            link_bytes: stats.to_host_bytes.get().wrapping_add(stats.to_device_bytes.get()),
+            link_bytes: stats
+                .to_host_bytes
+                .get()
+                .wrapping_add(stats.to_device_bytes.get()),
             link_backlog_ns: function.backlog_ns(),
         };
         let mut prefetcher = function.prefetcher.lock();

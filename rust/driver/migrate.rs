@@ -284,7 +284,13 @@ impl Move {
         }
         let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::FromDevice)?;
         let device_addr = u64::from(frame) << hw::VFETCH_PAGE_SHIFT;
-        self.push(region, frame, Command::Read { device_addr, host }, urgent, must)?;
+        self.push(
+            region,
+            frame,
+            Command::Read { device_addr, host },
+            urgent,
+            must,
+        )?;
         Ok(region)
     }
 

@@ -12,7 +12,8 @@ use crate::sys::ring::SharedArray;
 /// Entries of the second level.
 const GROUP: u64 = hw::VFETCH_PT_ENTRIES as u64;
 /// Entries of the first level: for the largest space there can be.
-const ROOT: usize = (hw::VFETCH_AS_MAX_PAGES as u64 / (GROUP * hw::VFETCH_PT_ENTRIES as u64)) as usize;
+const ROOT: usize =
+    (hw::VFETCH_AS_MAX_PAGES as u64 / (GROUP * hw::VFETCH_PT_ENTRIES as u64)) as usize;
 
 /// The table of a space, above its leaves.
 ///

@@ -10,13 +10,13 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::time::{delay::fsleep, Delta};
 
+use super::device_fault::FaultRing;
+use super::file::SpaceFile;
 use super::function::{Function, Identity};
 use super::params::Parameters;
 use super::queue::Queue;
 use super::registry;
 use super::regs::{Description, Registers};
-use super::device_fault::FaultRing;
-use super::file::SpaceFile;
 use crate::sys::abi as hw;
 use crate::sys::irq::{InterruptHandler, Vectors};
 use crate::sys::node::Node;

@@ -699,8 +699,7 @@ impl Queue {
         desc: hw::vfetch_desc,
         bytes: Option<u32>,
     ) {
-        let (Some(rings), Some(state)) =
-            (&inner.rings, inner.states.get_mut(usize::from(slot)))
+        let (Some(rings), Some(state)) = (&inner.rings, inner.states.get_mut(usize::from(slot)))
         else {
             return;
         };
@@ -927,9 +926,9 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
                 slot: self,
                 host: match command {
                     Command::Read { host, .. } | Command::Write { host, .. } => Some(host),
-                    Command::Scrub { .. }
-                    | Command::Invalidate { .. }
-                    | Command::Cancel { .. } => None,
+                    Command::Scrub { .. } | Command::Invalidate { .. } | Command::Cancel { .. } => {
+                        None
+                    }
                 },
             }),
             Err(failure) => Err((failure, command)),

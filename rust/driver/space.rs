@@ -374,7 +374,9 @@ impl Space {
             self.forget(bytes / PAGE..now / PAGE, true);
             if was_reserved {
                 // CAST: it was a `u32` when it was promised.
-                self.function.memory.unpromise(((now - bytes) / PAGE) as u32);
+                self.function
+                    .memory
+                    .unpromise(((now - bytes) / PAGE) as u32);
                 self.reserved.store(bytes > 0, Release);
             }
         }
@@ -397,7 +399,10 @@ impl Space {
     /// Forgets the contents of `pages`. `scrub`: their frames are zeroed at once, as far as the device does it; others are dirty.
     fn forget(&self, pages: core::ops::Range<u64>, scrub: bool) {
         let mut next = pages.start / PAGES as u64;
-        while let Some(block) = self.next_block(next).filter(|block| block.first_page() < pages.end) {
+        while let Some(block) = self
+            .next_block(next)
+            .filter(|block| block.first_page() < pages.end)
+        {
             next = block.index + 1;
             self.forget_in(&block, region_of(&pages, block.index), scrub);
         }
@@ -426,7 +431,10 @@ impl Space {
                 let (run, frame) = block.lock().frame_run(&left, page);
                 if let Some(first) = frame {
                     // CAST: at most 512.
-                    let run = FrameRun { first, count: run.len() as u32 };
+                    let run = FrameRun {
+                        first,
+                        count: run.len() as u32,
+                    };
                     result = self.function.scrub(core::iter::once(bytes_of(run)));
                 }
                 left.remove(run);

@@ -6,9 +6,9 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use kernel::bindings;
 use super::host_page::{BorrowedPage, HostPage};
 use super::shim;
+use kernel::bindings;
 
 /// How a fault ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,9 +114,8 @@ impl Fault<'_> {
             return Ended::Again;
         }
         // SAFETY: By the invariants; the page is valid, and the mapping takes a reference of its own.
-        let result = unsafe {
-            bindings::vmf_insert_page_mkwrite(self.raw, page.as_ptr(), self.place.write)
-        };
+        let result =
+            unsafe { bindings::vmf_insert_page_mkwrite(self.raw, page.as_ptr(), self.place.write) };
         match result {
             bindings::vm_fault_reason_VM_FAULT_NOPAGE => Ended::Done,
             bindings::vm_fault_reason_VM_FAULT_OOM => Ended::NoMemory,
@@ -126,11 +125,7 @@ impl Fault<'_> {
 
     /// Maps pages beside it too, from page `first` of the file on, as far as that can be done; those that are mapped already stay.
     /// Pages that the mapping does not cover are left out.
-    pub(crate) fn map_beside<'p>(
-        &self,
-        first: u64,
-        pages: impl Iterator<Item = BorrowedPage<'p>>,
-    ) {
+    pub(crate) fn map_beside<'p>(&self, first: u64, pages: impl Iterator<Item = BorrowedPage<'p>>) {
         /// Pages at a time.
         const CHUNK: usize = 32;
         if !self.unlocked.get().is_null() {

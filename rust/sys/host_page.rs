@@ -115,17 +115,17 @@ impl Drop for HostPage {
 }
 
 /// A page that somebody else has a reference to, for as long as `'a`.
-pub(crate) struct BorrowedPage<'a>(ManuallyDrop<HostPage>, core::marker::PhantomData<&'a HostPage>);
+pub(crate) struct BorrowedPage<'a>(
+    ManuallyDrop<HostPage>,
+    core::marker::PhantomData<&'a HostPage>,
+);
 
 impl BorrowedPage<'_> {
     /// # Safety
     ///
     /// Somebody has a reference to `page` for `'a`.
     pub(super) unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
-        Self(
-            ManuallyDrop::new(HostPage(page)),
-            core::marker::PhantomData,
-        )
+        Self(ManuallyDrop::new(HostPage(page)), core::marker::PhantomData)
     }
 }
 

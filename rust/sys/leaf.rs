@@ -290,9 +290,8 @@ impl Leaf {
         let one = remote.0.get_mut(page).ok_or(EINVAL)?;
         if !one.mapped {
             // SAFETY: By the invariants the device is bound, and the page ours until it was unmapped.
-            if !unsafe {
-                shim::vfetch_dma_map_page(as_raw(device), pointer.as_ptr(), &mut one.bus)
-            } {
+            if !unsafe { shim::vfetch_dma_map_page(as_raw(device), pointer.as_ptr(), &mut one.bus) }
+            {
                 return Err(EIO);
             }
             // INVARIANT: It is mapped.
@@ -301,10 +300,7 @@ impl Leaf {
         // INVARIANT: The reference goes from the entry to `remote`.
         one.page = Some(pointer);
         let bus = one.bus;
-        self.set(
-            page,
-            bus & hw::VFETCH_PTE_ADDRESS | VALID | WRITE | REMOTE,
-        );
+        self.set(page, bus & hw::VFETCH_PTE_ADDRESS | VALID | WRITE | REMOTE);
         Ok(())
     }
 
@@ -317,7 +313,9 @@ impl Leaf {
         if let Some(one) = remote.and_then(|remote| remote.0.get_mut(page)) {
             if one.mapped {
                 // SAFETY: By the invariants it is mapped like this, and the device is bound.
-                unsafe { shim::vfetch_dma_unmap(as_raw(device), one.bus, 1 << hw::VFETCH_PAGE_SHIFT) };
+                unsafe {
+                    shim::vfetch_dma_unmap(as_raw(device), one.bus, 1 << hw::VFETCH_PAGE_SHIFT)
+                };
                 // INVARIANT: It is not any more.
                 one.mapped = false;
             }

@@ -29,7 +29,11 @@ impl MemoryCgroup {
     /// What the calling thread allocates for user space is charged to it until the guard is dropped.
     pub(crate) fn charge(&self) -> Charging<'_> {
         // SAFETY: By the invariants; the guard does not outlive `self`.
-        Charging(unsafe { shim::vfetch_memcg_enter(self.0) }, self, NotSend::new())
+        Charging(
+            unsafe { shim::vfetch_memcg_enter(self.0) },
+            self,
+            NotSend::new(),
+        )
     }
 }
 

@@ -72,7 +72,11 @@ extern "C" {
         at: *mut bindings::dma_addr_t,
     ) -> bool;
     /// Unmaps what either of them has mapped.
-    pub(super) fn vfetch_dma_unmap(dev: *mut bindings::device, at: bindings::dma_addr_t, bytes: usize);
+    pub(super) fn vfetch_dma_unmap(
+        dev: *mut bindings::device,
+        at: bindings::dma_addr_t,
+        bytes: usize,
+    );
     /// Shows the device what was written to a part of what is mapped.
     pub(super) fn vfetch_dma_sync_for_device(
         dev: *mut bindings::device,
@@ -98,7 +102,8 @@ extern "C" {
     /// Drops a reference to `memcg`, which may be null.
     pub(super) fn vfetch_memcg_put(memcg: *mut bindings::mem_cgroup);
     /// Has the calling thread charge to `memcg`, which may be null, until it is told otherwise. Returns what it charged to.
-    pub(super) fn vfetch_memcg_enter(memcg: *mut bindings::mem_cgroup) -> *mut bindings::mem_cgroup;
+    pub(super) fn vfetch_memcg_enter(memcg: *mut bindings::mem_cgroup)
+        -> *mut bindings::mem_cgroup;
     /// A queue for work, or null.
     pub(super) fn vfetch_workqueue_alloc(
         name: *const kernel::ffi::c_char,

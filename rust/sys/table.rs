@@ -84,9 +84,7 @@ impl<T: Send + Sync> Table<T> {
         let found: Result<Option<Arc<T>>> = self.locked(|xa| {
             // SAFETY: The array is valid and locked (the lock is released to allocate). Pointers to objects are aligned to 4 at least.
             // INVARIANT: If it is stored, the reference `raw` is the table's.
-            let entry = unsafe {
-                shim::vfetch_xa_put(xa, index, raw.cast_mut().cast())
-            };
+            let entry = unsafe { shim::vfetch_xa_put(xa, index, raw.cast_mut().cast()) };
             // SAFETY: No requirements.
             to_result(unsafe { bindings::xa_err(entry) })?;
             // SAFETY: It is null or an entry, and it is locked.
