@@ -345,7 +345,7 @@ impl Space {
         if bytes % PAGE != 0 {
             return Err(EINVAL);
         }
-        if bytes / PAGE > hw::VFETCH_AS_MAX_PAGES as u64 {
+        if bytes / PAGE > u64::from(hw::VFETCH_AS_MAX_PAGES) {
             return Err(EFBIG);
         }
         let _device = self.function.enter()?;
@@ -504,7 +504,7 @@ impl Space {
             self.detach(device);
         }
         // All there are, wherever they come from.
-        self.forget(0..hw::VFETCH_AS_MAX_PAGES as u64, device.is_some());
+        self.forget(0..u64::from(hw::VFETCH_AS_MAX_PAGES), device.is_some());
         self.on_device.clear();
         self.on_host.clear();
         if self.reserved.load(Relaxed) {

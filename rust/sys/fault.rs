@@ -101,9 +101,9 @@ impl Fault<'_> {
         }
         if self.place.may_unlock {
             // SAFETY: By the invariants the lock is held; the fault says that it may be released.
+            let file = unsafe { shim::vfetch_fault_unlock(self.raw) };
             // INVARIANT: `unlocked` is set.
-            self.unlocked
-                .set(unsafe { shim::vfetch_fault_unlock(self.raw) });
+            self.unlocked.set(file);
         }
         self.place.may_unlock
     }

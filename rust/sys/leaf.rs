@@ -154,9 +154,9 @@ impl Leaf {
 
     /// The page of host memory that a page is in.
     pub(crate) fn host(&self, page: usize) -> Option<BorrowedPage<'_>> {
+        let page = self.host_pointer(page)?;
         // SAFETY: By the invariants the leaf has a reference, and keeps it for as long as it is borrowed.
-        self.host_pointer(page)
-            .map(|page| unsafe { BorrowedPage::from_raw(page) })
+        Some(unsafe { BorrowedPage::from_raw(page) })
     }
 
     /// Says where a page is from now on; what was there is dropped. The device may not reach it.

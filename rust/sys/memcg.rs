@@ -29,11 +29,8 @@ impl MemoryCgroup {
     /// What the calling thread allocates for user space is charged to it until the guard is dropped.
     pub(crate) fn charge(&self) -> Charging<'_> {
         // SAFETY: By the invariants; the guard does not outlive `self`.
-        Charging(
-            unsafe { shim::vfetch_memcg_enter(self.0) },
-            self,
-            NotSend::new(),
-        )
+        let before = unsafe { shim::vfetch_memcg_enter(self.0) };
+        Charging(before, self, NotSend::new())
     }
 }
 

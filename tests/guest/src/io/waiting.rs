@@ -9,21 +9,18 @@ use std::{
         Arc,
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{anyhow, ensure, Result};
 use io_uring::{opcode, types::Fd, IoUring};
-use libvfetch::{Error, Interest, Options, Space};
+use libvfetch::Space;
 use rustix::{
     event::epoll::{self, CreateFlags, EventData, EventFlags},
     process::Signal,
 };
 
-use super::{
-    slow::{within_tries, Crowd},
-    uring,
-};
+use super::{slow::Crowd, uring};
 use crate::support::{
     errno::same,
     limit,
@@ -95,7 +92,7 @@ fn child(times: usize, mut run: impl FnMut() -> Result<(), libvfetch::Error>) ->
     process::fork(|| {
         for _ in 0..times {
             if let Err(error) = run() {
-                let errno = error.errno().map_or(255, |errno| errno.raw_os_error());
+                let errno = error.errno().map_or(255, rustix::io::Errno::raw_os_error);
                 return u8::try_from(errno).unwrap_or(255);
             }
         }
@@ -115,7 +112,7 @@ fn succeeds_under(signals: &[Signal], child: &mut Child) -> Result<()> {
         status = child.ended()?;
         Ok(status.is_some())
     })?;
-    let found = status.and_then(|status| status.exit_status());
+    let found = status.and_then(rustix::process::WaitStatus::exit_status);
     ensure!(found == Some(0), "it ended with {status:?}, an errno");
     Ok(())
 }
