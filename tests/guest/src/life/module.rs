@@ -14,7 +14,7 @@ use super::machine::{
 };
 use crate::tap::Test;
 
-pub(crate) const TESTS: &[Test] = crate::bounded![100:
+pub(crate) const TESTS: &[Test] = crate::bounded![170:
     module_in_use_is_not_unloaded,
     module_with_idle_vfs_is_unloaded,
     parameters_out_of_range_are_refused_with_a_message,
