@@ -16,7 +16,7 @@ use super::space::Space;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
-use crate::engine::prefetch::{BlockState, Location};
+use crate::engine::prefetch::{BlockState, Location, Outcome};
 use crate::sys::host_page::BorrowedPage;
 use crate::sys::leaf::{Leaf, Place};
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
@@ -123,6 +123,19 @@ pub(crate) struct Revocation {
     pub(crate) invalidate: PageMask,
     /// Nobody used pages where they are when this began: there are no transfers to wait for.
     pub(crate) quiet: bool,
+    /// It makes room: nobody has asked for the pages elsewhere.
+    pub(crate) evicts: bool,
+}
+
+impl Revocation {
+    /// What becomes of pages that were brought where they are and not used.
+    pub(crate) fn gone(&self) -> Outcome {
+        if self.evicts {
+            Outcome::Evicted
+        } else {
+            Outcome::Moved
+        }
+    }
 }
 
 /// Keeps pages that were looked up where they are, until dropped: nothing is moved meanwhile.
@@ -429,6 +442,7 @@ impl Pages {
             unmap: false,
             invalidate: PageMask::EMPTY,
             quiet: block.is_quiet(),
+            evicts: false,
         };
         let was_device = self.device.and(pages);
         self.enter(pages, step.page, block);
@@ -623,6 +637,7 @@ impl Pages {
             unmap: false,
             invalidate: PageMask::EMPTY,
             quiet: this.block.is_quiet(),
+            evicts: must,
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&this.pages);
@@ -742,6 +757,7 @@ impl Pages {
             unmap: false,
             invalidate: PageMask::EMPTY,
             quiet: block.is_quiet(),
+            evicts: false,
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&wanted);

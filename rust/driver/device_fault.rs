@@ -13,7 +13,7 @@ use kernel::sync::{new_mutex, new_spinlock_irq, Arc, Mutex, SpinLockIrq};
 use super::address_space::Asid;
 use super::block::Block;
 use super::function::Function;
-use super::migrate::Move;
+use super::migrate::{Effort, Move};
 use super::regs::Registers;
 use super::space::{index_of, Space, PAGE};
 use crate::engine::frames::FrameRun;
@@ -400,9 +400,14 @@ impl Space {
             if !short.is_empty() {
                 self.zero_remotely(&block, &short)?;
             }
+            let effort = if hint.gentle {
+                Effort::Gentle
+            } else {
+                Effort::Usual
+            };
             if let Some(began) = began {
                 let version = block.version();
-                awaited.push((began.carry_out(&host, false), host, version), GFP_KERNEL)?;
+                awaited.push((began.carry_out(&host, effort), host, version), GFP_KERNEL)?;
             }
             if let Some(ahead) = &hint.ahead {
                 self.bring_ahead(ahead, Location::Device);

@@ -12,7 +12,7 @@ use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
 use super::function::Function;
-use super::migrate::Move;
+use super::migrate::{Effort, Move};
 use super::space::Space;
 use crate::engine::frames::{FrameRun, Taken, Want};
 use crate::engine::mask::{PageIndex, PageMask, PAGES};
@@ -311,7 +311,7 @@ impl Space {
             let moving = Move::new(block, pages, from.other(), generation, hold)?;
             locked.begin(&moving, true).ok_or(EAGAIN)?
         };
-        let moving = begun.carry_out(&PageMask::EMPTY, true);
+        let moving = begun.carry_out(&PageMask::EMPTY, Effort::Must);
         moving.finish();
         let gone = {
             let locked = block.lock();

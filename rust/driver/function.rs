@@ -23,7 +23,7 @@ use super::space::Space;
 use super::stats::Stats;
 use crate::engine::owner::TransactionId;
 use crate::engine::params::Params;
-use crate::engine::prefetch::FunctionState;
+use crate::engine::prefetch::{FunctionState, Location};
 use crate::sys::abi as hw;
 use crate::sys::pci::{Address, BoundDevice, BoundGuard};
 use crate::sys::work::OwnQueue;
@@ -317,6 +317,15 @@ impl Function {
         };
         // Not under the lock: it may be the last reference.
         drop(space);
+    }
+
+    /// How much of what its spaces have contents for has room in its memory, in percent.
+    pub(crate) fn share(&self) -> u8 {
+        let contents = self.room.used(Location::Host) + self.room.used(Location::Device);
+        let frames = self.room.device_limit.load(Relaxed);
+        let percent = frames.saturating_mul(100) / contents.max(1);
+        // CAST: at most 100.
+        percent.min(100) as u8
     }
 
     /// A batch of faults begins.

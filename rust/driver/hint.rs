@@ -7,7 +7,7 @@ use core::ops::Range;
 use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
-use super::migrate::Move;
+use super::migrate::{Effort, Move};
 use super::space::{region_of, Space};
 use crate::engine::mask::{PageMask, PAGES};
 use crate::engine::prefetch::{self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome};
@@ -59,6 +59,10 @@ impl Space {
             pressure: match destination {
                 Location::Host => 0,
                 Location::Device => function.memory.used_percent(),
+            },
+            share: match destination {
+                Location::Host => 100,
+                Location::Device => function.share(),
             },
             link_bytes: stats
                 .to_host_bytes
@@ -112,7 +116,7 @@ impl Space {
             begun
         };
         if begun.is_quiet() {
-            begun.carry_out(&PageMask::EMPTY, false);
+            begun.carry_out(&PageMask::EMPTY, Effort::Gentle);
         } else {
             begun.hand_over();
         }

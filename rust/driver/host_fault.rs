@@ -6,7 +6,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
-use super::migrate::{Begun, Move};
+use super::migrate::{Begun, Effort, Move};
 use super::space::Space;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -91,7 +91,7 @@ impl Space {
                             return Ended::Done;
                         }
                     }
-                    let moving = begun.carry_out(&page.region().into(), false);
+                    let moving = begun.carry_out(&page.region().into(), Effort::Usual);
                     if let Some(ahead) = &ahead {
                         self.bring_ahead(ahead, Location::Host);
                     }

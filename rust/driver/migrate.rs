@@ -84,11 +84,22 @@ impl WorkItem for Move {
         match deferred {
             Some(revocation) => {
                 // It is queued again when it was submitted.
-                Begun::new(this, revocation).carry_out(&PageMask::EMPTY, false);
+                Begun::new(this, revocation).carry_out(&PageMask::EMPTY, Effort::Gentle);
             }
             None => this.finish(),
         }
     }
+}
+
+/// What a move is worth.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Effort {
+    /// No eviction, and no wait: pages that find no room stay.
+    Gentle,
+    /// No wait for a slot.
+    Usual,
+    /// All that it takes.
+    Must,
 }
 
 /// A move that has begun: its pages are busy until it is carried out or, when this is dropped, given up. Not to be dropped with
@@ -126,11 +137,11 @@ impl Begun {
     }
 
     /// Takes rights away and gives the device descriptors for all pages, `first` before the rest. See [`Move::submit`].
-    pub(crate) fn carry_out(mut self, first: &PageMask, must: bool) -> Arc<Move> {
+    pub(crate) fn carry_out(mut self, first: &PageMask, effort: Effort) -> Arc<Move> {
         self.carried_out = true;
         let moving = self.moving.clone();
         moving.block.space.revoke(&moving.block, &self.revocation);
-        moving.submit(first, must);
+        moving.submit(first, effort);
         moving
     }
 }
@@ -185,8 +196,8 @@ impl Move {
     }
 
     /// Gives the device descriptors for all pages, `first` before the rest. Where there are no slots, no memory or no frames those
-    /// that come later stay where they are, unless they `must` move.
-    fn submit(self: &Arc<Self>, first: &PageMask, must: bool) {
+    /// that come later stay where they are, as `effort` says.
+    fn submit(self: &Arc<Self>, first: &PageMask, effort: Effort) {
         let mut left = self.pages;
         if self.to == Location::Device {
             left = self.without_held(left);
@@ -194,11 +205,15 @@ impl Move {
         let mut first = first.and(&left);
         loop {
             let urgent = !first.is_empty();
-            let wanted = if urgent { first } else { left };
+            let (wanted, effort) = if urgent {
+                (first, effort.max(Effort::Usual))
+            } else {
+                (left, effort)
+            };
             let Some(page) = wanted.first() else {
                 break;
             };
-            match self.submit_run(&wanted, page, urgent, must) {
+            match self.submit_run(&wanted, page, urgent, effort) {
                 Ok(region) => {
                     left.remove(region);
                     first.remove(region);
@@ -259,11 +274,11 @@ impl Move {
         pages: &PageMask,
         first: PageIndex,
         urgent: bool,
-        must: bool,
+        effort: Effort,
     ) -> Result<Region> {
         match self.to {
-            Location::Host => self.submit_to_host(pages, first, urgent, must),
-            Location::Device => self.submit_to_device(pages, first, urgent, must),
+            Location::Host => self.submit_to_host(pages, first, urgent, effort),
+            Location::Device => self.submit_to_device(pages, first, urgent, effort),
         }
     }
 
@@ -272,7 +287,7 @@ impl Move {
         pages: &PageMask,
         first: PageIndex,
         urgent: bool,
-        must: bool,
+        effort: Effort,
     ) -> Result<Region> {
         let (run, frame) = self.block.lock().frame_run(pages, first);
         let region = Region::clipped(run.first(), run.outer().min(run.first() + PIECE_PAGES));
@@ -289,7 +304,7 @@ impl Move {
             frame,
             Command::Read { device_addr, host },
             urgent,
-            must,
+            effort,
         )?;
         Ok(region)
     }
@@ -299,7 +314,7 @@ impl Move {
         pages: &PageMask,
         first: PageIndex,
         urgent: bool,
-        must: bool,
+        effort: Effort,
     ) -> Result<Region> {
         let (run, _) = pages.leading_run(Region::clipped(first.get(), first.get() + PIECE_PAGES));
         let space = &self.block.space;
@@ -307,10 +322,10 @@ impl Move {
         // CAST: at most 512.
         let most = run.len() as u32;
         let frames = match space.try_frames(most, Want::Anything) {
-            Err(ENOSPC) => {
+            Err(ENOSPC) if effort != Effort::Gentle => {
                 // Who waits for others to go has nothing that they could wait for.
                 while self.finish_one() {}
-                let limit = if must {
+                let limit = if effort == Effort::Must {
                     u64::MAX
                 } else {
                     space.function.not_lately()
@@ -334,7 +349,7 @@ impl Move {
             let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::ToDevice)?;
             let device_addr = u64::from(frames.first) << hw::VFETCH_PAGE_SHIFT;
             let command = Command::Write { device_addr, host };
-            self.push(region, frames.first, command, urgent, must)
+            self.push(region, frames.first, command, urgent, effort)
         })();
         if submitted.is_err() {
             space.give(frames, false, generation);
@@ -349,7 +364,7 @@ impl Move {
         frame: u32,
         mut command: Command<'static, BoundHold>,
         urgent: bool,
-        must: bool,
+        effort: Effort,
     ) -> Result {
         let function = &self.block.space.function;
         let queue = if urgent {
@@ -371,7 +386,7 @@ impl Move {
         let transfer = loop {
             let slot = match Queue::reserve_owned(queue, true, Signals::None) {
                 // Nobody waits for a slot while having others: they might be waited for in turn.
-                Err(EAGAIN) if urgent || must => {
+                Err(EAGAIN) if urgent || effort == Effort::Must => {
                     if self.finish_one() {
                         continue;
                     }
@@ -382,7 +397,9 @@ impl Move {
             let current = || function.memory.generation() == self.generation;
             match slot.submit(command, current) {
                 Ok(transfer) => break transfer,
-                Err((Failure::Recovering, again)) if urgent || must => command = again,
+                Err((Failure::Recovering, again)) if urgent || effort == Effort::Must => {
+                    command = again
+                }
                 Err((failure, _)) => return Err(failure.into()),
             }
         };

@@ -293,7 +293,7 @@ impl Space {
                 let first = block.first_page() + run.first() as u64;
                 self.mapping.unmap(first, run.len() as u64);
             }
-            self.learn_used(block, &revocation.pages);
+            self.learn_used(block, revocation);
         }
         let invalidate = &revocation.invalidate;
         if let (Some(first), Some(last)) = (invalidate.first(), invalidate.last_before(PAGES)) {
@@ -302,7 +302,7 @@ impl Space {
                 let pages = (last.get() - first.get()) as u64 + 1;
                 let first = block.first_page() + first.get() as u64;
                 self.function.invalidate(asid, first, pages);
-                self.learn_used_by_device(block, &revocation.pages);
+                self.learn_used_by_device(block, revocation);
             }
         }
         if !revocation.quiet {
@@ -311,7 +311,8 @@ impl Space {
     }
 
     /// Tells the engine which of `pages`, which are not mapped any more, the host has used.
-    fn learn_used(&self, block: &Block, pages: &PageMask) {
+    fn learn_used(&self, block: &Block, revocation: &Revocation) {
+        let pages = &revocation.pages;
         let mut locked = block.lock();
         let mut used = PageMask::EMPTY;
         for page in pages.iter() {
@@ -321,11 +322,12 @@ impl Space {
         }
         let unused = pages.minus(&used);
         self.feedback(&mut locked, Outcome::Used, &used);
-        self.feedback(&mut locked, Outcome::Evicted, &unused);
+        self.feedback(&mut locked, revocation.gone(), &unused);
     }
 
     /// Tells the engine which of `pages`, which the device has forgotten, it has used.
-    fn learn_used_by_device(&self, block: &Block, pages: &PageMask) {
+    fn learn_used_by_device(&self, block: &Block, revocation: &Revocation) {
+        let pages = &revocation.pages;
         let mut locked = block.lock();
         let mut used = PageMask::EMPTY;
         for page in pages.and(locked.device()).iter() {
@@ -335,7 +337,7 @@ impl Space {
         }
         let unused = pages.minus(&used);
         self.feedback(&mut locked, Outcome::Used, &used);
-        self.feedback(&mut locked, Outcome::Evicted, &unused);
+        self.feedback(&mut locked, revocation.gone(), &unused);
     }
 
     // ---- Changing it ----------------------------------------------------------------------------
