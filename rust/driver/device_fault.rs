@@ -482,6 +482,10 @@ impl Space {
 
     /// `pages` that strands wait for have arrived by `moving`, or could not: those the device reaches where they are.
     fn settle_arrivals(&self, moving: &Move, pages: &PageMask) {
+        if moving.to != Location::Device {
+            // They came to the host, as somebody there wanted: the strand asks again.
+            return;
+        }
         let mut locked = moving.block.lock();
         let stayed = locked.of(Page::Host { remote: false }).and(pages);
         for page in stayed.iter() {

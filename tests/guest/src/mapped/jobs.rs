@@ -468,7 +468,8 @@ pub(crate) fn the_host_uses_the_space_of_a_running_job() -> Result<()> {
                 first: 0,
                 generation,
             };
-            let task = Task::from(stamp).strands(8).element_ps(50_000);
+            // Far longer than the host's faults take, also on a busy machine.
+            let task = Task::from(stamp).strands(8).element_ps(2_000_000);
             let job = space.submit(&task)?;
             let mut early = 0;
             loop {
