@@ -41,6 +41,13 @@ fn filled(function: &Function, byte: u8) -> Result<Space> {
     Ok(space)
 }
 
+/// Waits until the function of a space works again.
+fn until_ready(space: &Space) -> Result<()> {
+    wait_until("it is ready", || {
+        space.info().is_ok_and(|info| info.state() == State::Ready)
+    })
+}
+
 /// That all of a space that was full is lost, and that everything says so.
 fn expect_lost(space: &Space, pages: u64) -> Result<()> {
     let info = space.info()?;
@@ -213,9 +220,7 @@ fn with_all_lost(f: impl FnOnce() -> Result<()>) -> Result<()> {
     let after = super::machine::functions()?;
     ensure!(after == functions, "the functions have changed: {after:?}");
     for (space, function) in spaces.iter().zip(&functions) {
-        wait_until("it is ready", || {
-            space.info().is_ok_and(|info| info.state() == State::Ready)
-        })?;
+        until_ready(space)?;
         expect_lost(space, MIB / PAGE).with_context(|| function.role.to_string())?;
         expect_works(space, 2).with_context(|| function.role.to_string())?;
     }
@@ -330,6 +335,8 @@ fn wedged_vf_is_reset_and_its_pages_are_lost() -> Result<()> {
             injector.hits(1, hw::VFETCH_FAULT_WEDGED) == hits,
             "it did not happen"
         );
+        // The reads end as soon as the reset has lost the pages, which is before it is over.
+        until_ready(&space)?;
         let after = space.stats()?;
         ensure!(
             after.function_resets == before.function_resets + 1,
@@ -374,9 +381,7 @@ fn while_recovering(f: impl FnOnce(&Space) -> Result<()>) -> Result<()> {
         f(&other)?;
         expect("the read", reader.join().expect("no panic"), Errno::IO)
     })?;
-    wait_until("it is ready", || {
-        other.info().is_ok_and(|info| info.state() == State::Ready)
-    })?;
+    until_ready(&other)?;
     expect_lost(&other, MIB / PAGE)?;
     expect_works(&other, 3)
 }
