@@ -177,6 +177,12 @@ const fn moved_towards(mean: u16, value: u16) -> u16 {
     (mean - mean / 8).saturating_add(value / 8)
 }
 
+/// How many of `whole` are `part`, in 256ths; none of none.
+fn share(part: usize, whole: usize) -> u16 {
+    let share = (part * 256).checked_div(whole).unwrap_or(0);
+    u16::try_from(share).unwrap_or(256)
+}
+
 impl FunctionState {
     /// Nothing known.
     pub const NEW: Self = Self {
@@ -282,8 +288,7 @@ impl FunctionState {
     fn judge(&mut self, pages: usize, unused: usize) {
         if pages >= JUDGED_PAGES {
             let dropped = core::mem::take(&mut self.dropped) as usize;
-            let wasted = (unused + dropped) * 256 / (pages + dropped);
-            self.wasted = moved_towards(self.wasted, u16::try_from(wasted).unwrap_or(256));
+            self.wasted = moved_towards(self.wasted, share(unused + dropped, pages + dropped));
         }
     }
 
@@ -291,10 +296,9 @@ impl FunctionState {
         let left = block.touched.minus(pages);
         if !block.touched.is_empty() && left.count() < pages.count() {
             // The block has been evicted. What is left was touched on its way here: it comes back with that.
-            let before = block.footprint.count();
-            if before > 0 {
-                let again = block.touched.and(&block.footprint).count();
-                let share = u16::try_from(again * 256 / before).unwrap_or(256);
+            if !block.footprint.is_empty() {
+                let again = block.touched.and(&block.footprint);
+                let share = share(again.count(), block.footprint.count());
                 self.repeats = moved_towards(self.repeats, share);
             }
             block.footprint = block.touched;

@@ -30,8 +30,10 @@ impl State {
     pub fn observe(&mut self, now_ns: u64, faults: usize) {
         let last_ns = self.last_ns.replace(now_ns);
         let Some(last_ns) = last_ns else { return };
-        let elapsed_ns = now_ns.saturating_sub(last_ns).max(1);
-        let rate = (faults as u64).saturating_mul(1_000_000_000) / elapsed_ns;
+        let rate = (faults as u64)
+            .saturating_mul(1_000_000_000)
+            .checked_div(now_ns.saturating_sub(last_ns))
+            .unwrap_or(u64::MAX);
         let rate = match self.per_second {
             Some(before) => (u64::from(before) * 3 + rate.min(u64::from(u32::MAX))) / 4,
             None => rate,

@@ -76,7 +76,7 @@ fn big_region(input: &Input<'_>) -> Region {
     let max_region = input.bounds.max_region();
     let is_boundary = |page: &usize| (va + page) % GROUP_PAGES == 0;
     let mut boundaries = (max_region.first()..=max_region.outer()).filter(is_boundary);
-    match (boundaries.next(), boundaries.last()) {
+    match (boundaries.next(), boundaries.next_back()) {
         (Some(first), Some(last)) => Region::clipped(first, last),
         _ => Region::EMPTY,
     }
