@@ -65,5 +65,17 @@ module! {
             default: 20,
             description: "Time to wait for a transfer without sleeping, where it is expected to be enough, 0 to 1000 (default 20)",
         },
+        prefetch_enable: u32 {
+            default: 1,
+            description: "Whether pages come along with those that fault, 0 or 1 (default 1)",
+        },
+        prefetch_threshold: u32 {
+            default: 51,
+            description: "How much of a node of the prefetch tree must be resident, in percent, 1 to 100 (default 51)",
+        },
+        prefetch_min_faults: u32 {
+            default: 1,
+            description: "Faults of a block before anything comes along, 1 to 20 (default 1)",
+        },
     },
 }

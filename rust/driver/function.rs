@@ -192,7 +192,7 @@ impl Function {
                 faults: FaultRing::new(device.as_ref(), registers.clone())?,
                 transactions: Atomic::new(1),
                 prefetcher <- new_mutex!(
-                    KBox::new(Prefetcher { params: Params::DEFAULT, state: FunctionState::NEW }, GFP_KERNEL)?,
+                    KBox::new(Prefetcher { params: parameters.prefetch, state: FunctionState::NEW }, GFP_KERNEL)?,
                     "vfetch: prefetcher"
                 ),
                 memory <- Memory::new(frames)?,

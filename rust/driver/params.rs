@@ -2,9 +2,13 @@
 
 //! What can be set at load time, and its ranges.
 
+use core::ops::RangeInclusive;
+
 use kernel::prelude::*;
 use kernel::time::Msecs;
 
+use crate::engine::params::{MinFaults, Params};
+use crate::engine::tree::Threshold;
 use crate::module_parameters;
 
 /// The module's parameters, checked.
@@ -16,40 +20,45 @@ pub(crate) struct Parameters {
     pub(crate) queue_order: u32,
     /// How long to wait for a transfer without sleeping, if it promises to end within that time.
     pub(crate) spin_us: u32,
+    /// How functions prefetch that are bound from now on, until user space says otherwise.
+    pub(crate) prefetch: Params,
+}
+
+/// EINVAL, with a message, unless the `value` of the parameter `name` is within `range`.
+fn within(name: &str, value: u32, range: &RangeInclusive<u32>) -> Result {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    pr_err!(
+        "{}={} is not within {} to {}\n",
+        name,
+        value,
+        range.start(),
+        range.end()
+    );
+    Err(EINVAL)
 }
 
 impl Parameters {
     /// Shortest and longest time-out. Shorter ones would reset queues that are only busy; with longer
     /// ones tasks that wait, which cannot be interrupted, would be taken for hung.
-    const TIMEOUT_MS: core::ops::RangeInclusive<u32> = 10..=30_000;
+    const TIMEOUT_MS: RangeInclusive<u32> = 10..=30_000;
     /// Longest time without sleeping; more would only heat the room.
-    const SPIN_US: core::ops::RangeInclusive<u32> = 0..=1000;
+    const SPIN_US: RangeInclusive<u32> = 0..=1000;
     /// Fewest and most slots, as powers of two.
-    const QUEUE_ORDER: core::ops::RangeInclusive<u32> = 2..=10;
+    const QUEUE_ORDER: RangeInclusive<u32> = 2..=10;
+    /// 0 is for tests of the engine: everything would come along with every fault.
+    const THRESHOLD: RangeInclusive<u32> = 1..=100;
+    const ENABLE: RangeInclusive<u32> = 0..=1;
+    const MIN_FAULTS: RangeInclusive<u32> = MinFaults::MIN.get()..=MinFaults::MAX.get();
 
     /// Reads the parameters. EINVAL, with a message, when one is out of range.
     pub(crate) fn read() -> Result<Self> {
         let timeout_ms = module_parameters::timeout_ms.value();
         let entries = module_parameters::queue_entries.value();
-        if !Self::TIMEOUT_MS.contains(&timeout_ms) {
-            pr_err!(
-                "timeout_ms={} is not within {} to {}\n",
-                timeout_ms,
-                Self::TIMEOUT_MS.start(),
-                Self::TIMEOUT_MS.end()
-            );
-            return Err(EINVAL);
-        }
         let spin_us = module_parameters::spin_us.value();
-        if !Self::SPIN_US.contains(&spin_us) {
-            pr_err!(
-                "spin_us={} is not within {} to {}\n",
-                spin_us,
-                Self::SPIN_US.start(),
-                Self::SPIN_US.end()
-            );
-            return Err(EINVAL);
-        }
+        within("timeout_ms", timeout_ms, &Self::TIMEOUT_MS)?;
+        within("spin_us", spin_us, &Self::SPIN_US)?;
         let order = entries.checked_ilog2().unwrap_or(0);
         if !entries.is_power_of_two() || !Self::QUEUE_ORDER.contains(&order) {
             pr_err!(
@@ -64,6 +73,23 @@ impl Parameters {
             timeout_ms,
             queue_order: order,
             spin_us,
+            prefetch: Self::prefetch()?,
+        })
+    }
+
+    /// What of prefetching is set at load time.
+    fn prefetch() -> Result<Params> {
+        let enable = module_parameters::prefetch_enable.value();
+        let threshold = module_parameters::prefetch_threshold.value();
+        let min_faults = module_parameters::prefetch_min_faults.value();
+        within("prefetch_enable", enable, &Self::ENABLE)?;
+        within("prefetch_threshold", threshold, &Self::THRESHOLD)?;
+        within("prefetch_min_faults", min_faults, &Self::MIN_FAULTS)?;
+        Ok(Params {
+            enabled: enable == 1,
+            threshold: Threshold::new(u8::try_from(threshold)?).ok_or(EINVAL)?,
+            min_faults: MinFaults::new(min_faults).ok_or(EINVAL)?,
+            ..Params::DEFAULT
         })
     }
 }

@@ -404,7 +404,9 @@ struct vfetch_limits {
  * @neighbours: of the LRU-based policy: 64 KiB that it looks at, 1 to 8
  * @horizon_us: of the fault-frequency-based policy, 1 to 10000000
  *
- * VFETCH_IOC_SET_POLICY holds for all spaces of the function, from the next fault on.
+ * VFETCH_IOC_SET_POLICY holds for all spaces of the function, from the next fault on. What holds before is what the module parameters
+ * prefetch_enable, prefetch_threshold and prefetch_min_faults said, which have the ranges of @enabled, @threshold and @min_faults; the rest
+ * are defaults.
  *
  * Errors: EINVAL a value out of its range; nothing has changed then.
  */

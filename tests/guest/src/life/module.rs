@@ -12,13 +12,14 @@ use super::machine::{
     expect_bytes, function, functions, have_vfs, insmod, meminfo, parameters, rmmod, set_vfs,
     space, Log, MIB, PAGE,
 };
-use crate::tap::Test;
+use crate::{support::raw, tap::Test};
 
 pub(crate) const TESTS: &[Test] = crate::bounded![170:
     module_in_use_is_not_unloaded,
     module_with_idle_vfs_is_unloaded,
     parameters_out_of_range_are_refused_with_a_message,
     parameters_at_their_limits_work,
+    parameters_say_how_functions_prefetch,
     two_hundred_times_loaded_and_unloaded,
 ];
 
@@ -90,6 +91,13 @@ fn parameters_out_of_range_are_refused_with_a_message() -> Result<()> {
         ("queue_entries", "3"),
         ("queue_entries", "48"),
         ("queue_entries", "2048"),
+        ("prefetch_enable", "2"),
+        ("prefetch_threshold", "0"),
+        ("prefetch_threshold", "101"),
+        // Cut to 8 bits it would be right.
+        ("prefetch_threshold", "307"),
+        ("prefetch_min_faults", "0"),
+        ("prefetch_min_faults", "21"),
     ];
     let mut wrong = Vec::new();
     for (name, value) in cases {
@@ -107,6 +115,7 @@ fn parameters_out_of_range_are_refused_with_a_message() -> Result<()> {
         "timeout_ms=soon",
         "timeout_ms=4294967296",
         "queue_entries=",
+        "prefetch_enable=yes",
     ] {
         let loaded = insmod(value);
         if !matches!(loaded, Err(Errno::INVAL | Errno::RANGE)) {
@@ -140,6 +149,38 @@ fn parameters_at_their_limits_work() -> Result<()> {
         if let Ok(text) = read {
             ensure!(text.trim() == entries.to_string(), "sysfs says {text}");
         }
+    }
+    unload()?;
+    load()
+}
+
+fn parameters_say_how_functions_prefetch() -> Result<()> {
+    have_vfs(0)?;
+    for (values, wanted) in [
+        ("", (1, 51, 1)),
+        (
+            "prefetch_enable=0 prefetch_threshold=1 prefetch_min_faults=20",
+            (0, 1, 20),
+        ),
+        (
+            "prefetch_enable=1 prefetch_threshold=100 prefetch_min_faults=2",
+            (1, 100, 2),
+        ),
+    ] {
+        unload()?;
+        insmod(values).map_err(|errno| anyhow!("{values}: {errno:?}"))?;
+        // VFs that come later too.
+        set_vfs(1)?;
+        for function in functions()? {
+            let policy = raw::policy(&Space::open(&function)?)?;
+            let found = (policy.enabled, policy.threshold, policy.min_faults);
+            ensure!(
+                found == wanted,
+                "{values:?} on {}: {found:?}",
+                function.role
+            );
+        }
+        set_vfs(0)?;
     }
     unload()?;
     load()

@@ -6,7 +6,7 @@
 use libvfetch::Space;
 use rustix::{
     io::Errno,
-    ioctl::{ioctl, opcode, Opcode, Setter},
+    ioctl::{ioctl, opcode, Opcode, Setter, Updater},
 };
 
 /// `struct vfetch_size`.
@@ -26,9 +26,22 @@ struct Range {
     bytes: u64,
 }
 
+/// `struct vfetch_policy`, as far as the tests look at it.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    flags: u32,
+    pub(crate) enabled: u32,
+    pub(crate) policy: u32,
+    pub(crate) threshold: u32,
+    pub(crate) min_faults: u32,
+    rest: [u32; 7],
+}
+
 const MAGIC: u8 = 0xa8;
 const SET_SIZE: Opcode = opcode::write::<Size>(MAGIC, 2);
 const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
+const GET_POLICY: Opcode = opcode::read_write::<Policy>(MAGIC, 9);
 
 /// `VFETCH_SIZE_RESERVE`.
 pub(crate) const RESERVE: u32 = 1;
@@ -54,4 +67,12 @@ pub(crate) fn discard(space: &Space, offset: u64, bytes: u64) -> Result<(), Errn
     };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(space, Setter::<DISCARD, _>::new(range)) }
+}
+
+/// `VFETCH_IOC_GET_POLICY`.
+pub(crate) fn policy(space: &Space) -> Result<Policy, Errno> {
+    let mut policy = Policy::default();
+    // SAFETY: The command carries the structure's size; the driver writes that many bytes, which are plain integers.
+    unsafe { ioctl(space, Updater::<GET_POLICY, _>::new(&mut policy))? };
+    Ok(policy)
 }
