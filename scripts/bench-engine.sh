@@ -16,5 +16,5 @@ case ${1:-} in
 esac
 cargo_fetch
 mkdir -p target/bench
-in_sandbox env CARGO_NET_OFFLINE=true python3 scripts/bench_engine.py "$VFETCH_CACHE/target-bench" \
+in_sandbox env CARGO_NET_OFFLINE=true python3 scripts/bench_engine.py "$CARGO_TARGET/bench" \
   --json target/bench/results.json "$@"

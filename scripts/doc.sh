@@ -8,7 +8,7 @@ cd "$VFETCH_TOP"
 in_cargo doc --workspace --no-deps --locked --document-private-items
 rm -rf build/doc
 mkdir -p build/doc
-cp -r "$VFETCH_CACHE/target/x86_64-unknown-linux-gnu/doc" build/doc/host
+cp -r "$CARGO_TARGET/x86_64-unknown-linux-gnu/doc" build/doc/host
 
 # Kbuild has no rustdoc for modules outside its tree: its own command for
 # compiling, as it was recorded, with rustdoc in the compiler's place.

@@ -151,16 +151,31 @@ apt_update() { flock /var/lib/apt/vfetch.lock apt-get update -qq; }
 # cargo_fetch: makes sure that the crates of Cargo.lock are in the cache, so
 # that every build after it is offline. Leaves CARGO_HOME's own locking to cargo.
 cargo_fetch() {
+  cargo_target
   step crates "$(key "$(cat "$VFETCH_TOP/Cargo.lock")")" cargo_fetch_inside "fetching the crates of Cargo.lock"
 }
 cargo_fetch_inside() { mkdir -p "$1"; cd "$VFETCH_TOP"; in_sandbox cargo fetch --locked || in_sandbox cargo fetch --locked; }
 
-# How cargo builds: offline, static programs that run in the guest too. One
-# target folder in the cache serves all checkouts: cargo tells them apart by
-# their paths and shares what they depend on.
+# A target folder of this checkout. Not one for all: cargo names the crates of a
+# workspace by their paths within it, and would take what it has built of
+# another checkout for this one's if that was later than these files.
+CARGO_TARGET=$VFETCH_CACHE/target-$(key "$VFETCH_TOP")
+
+# cargo_target: makes the folder, and removes those of checkouts that are gone.
+cargo_target() {
+  [ ! -e "$CARGO_TARGET/checkout" ] || return 0
+  local other
+  for other in "$VFETCH_CACHE"/target-*/checkout; do
+    if [ -e "$other" ] && [ ! -d "$(cat "$other")" ]; then rm -rf "$(dirname "$other")"; fi
+  done
+  mkdir -p "$CARGO_TARGET"
+  printf '%s\n' "$VFETCH_TOP" >"$CARGO_TARGET/checkout"
+}
+
+# How cargo builds: offline, static programs that run in the guest too.
 # shellcheck disable=SC2034 # for those who source this
 CARGO_ENVIRONMENT=(
-  CARGO_TARGET_DIR="$VFETCH_CACHE/target" CARGO_NET_OFFLINE=true CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
+  CARGO_TARGET_DIR="$CARGO_TARGET" CARGO_NET_OFFLINE=true CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu
   CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static ${RUSTFLAGS:-}"
 )
 
