@@ -2,7 +2,8 @@
 
 //! Which pages are thrashing between host and device, who waits, and what is pinned.
 //!
-//! An *event* is a page being moved to, revoked from or evicted from a processor. A page whose events follow each other within a
+//! An *event* is a page being moved to, revoked from or evicted from a processor; an eviction is told as the move to the
+//! host that it is, so that what comes back at once arms its block. A page whose events follow each other within a
 //! *lapse* is *thrashing* once there were enough of them. Of those who ask for a thrashing page one goes on and opens a *nap*;
 //! the others wait until it ends. A page for which somebody had to wait too often is *pinned*: its owner keeps
 //! it, and the others reach it remotely.
@@ -10,7 +11,7 @@
 //! | state | on | does |
 //! |---|---|---|
 //! | block unarmed | two events in a row from different processors within a lapse | the caller hands in state for the pages: armed |
-//! | page calm or thrashing | event within a lapse of the page's last | count + 1; at the threshold: thrashing |
+//! | page calm or thrashing | event within a lapse of the page's last, or of the end of a nap that somebody waited in | count + 1; at the threshold: thrashing |
 //! | page calm or thrashing | event after more than a lapse | count 1, throttles 0, calm |
 //! | page thrashing, no nap open | r asks | r opens a nap and goes on; if r opened the last one and another waited in it, that one opens and r waits |
 //! | page thrashing, nap open | the opener asks | goes on |
@@ -21,7 +22,8 @@
 //!
 //! The states are those of NVIDIA's driver (`uvm_perf_thrashing.c`), with two of its faults mended: evictions are
 //! events, and what is not pinned any more does not keep a block from being reset. A page is not pinned where
-//! nobody else could reach it.
+//! nobody else could reach it. The time for which somebody is made to wait does not make a page calm: a nap is as long as a
+//! lapse, and two that do nothing but wait for each other would never reach the pin threshold.
 //!
 //! State per page is 8 KiB a block; the caller makes it when it is [wanted](Detector::event), and it is dropped here.
 //! Times have a resolution of 1 us.
@@ -149,7 +151,19 @@ impl Page {
     /// Events are counted up to this.
     const EVENTS_MAX: u8 = 7;
 
-    fn open(&mut self, opener: Location, now_us: u64) {
+    /// The last event, or when those who waited since could go on.
+    fn busy_until(&self, nap_us: u64) -> Stamp {
+        let nap_end_us = self.since.us().saturating_add(nap_us);
+        if self.waited && nap_end_us > self.last.us() {
+            Stamp::at(nap_end_us)
+        } else {
+            self.last
+        }
+    }
+
+    /// Opens a nap of `nap_us`.
+    fn open(&mut self, opener: Location, nap_us: u64, now_us: u64) {
+        self.last = self.busy_until(nap_us);
         self.opener = Some(opener);
         self.waited = false;
         self.since = Stamp::at(now_us);
@@ -289,7 +303,7 @@ impl Detector {
                 continue;
             };
             let known = page.events != 0;
-            if known && page.last.age(now_us) <= params.lapse() {
+            if known && page.busy_until(params.nap()).age(now_us) <= params.lapse() {
                 page.events = page.events.saturating_add(1).min(Page::EVENTS_MAX);
                 if u32::from(page.events) >= params.threshold.get() {
                     self.thrashing.add(index);
@@ -330,11 +344,11 @@ impl Detector {
         let is_open = state.opener.is_some() && state.since.age(now_us) < params.nap();
         if !is_open {
             if state.opener != Some(requester) || !state.waited {
-                state.open(requester, now_us);
+                state.open(requester, params.nap(), now_us);
                 return Answer::Go;
             }
             // The one that waited has its turn.
-            state.open(requester.other(), now_us);
+            state.open(requester.other(), params.nap(), now_us);
         }
         if state.opener == Some(requester) {
             return Answer::Go;

@@ -167,6 +167,47 @@ fn who_waits_ten_times_is_served_remotely() {
 }
 
 #[test]
+fn two_that_write_in_turn_are_not_taken_for_calm_because_they_wait() {
+    let mut block = Block::new(Params::DEFAULT);
+    block.thrash(7, 1_000);
+    let mut now_us = 2_000;
+    let mut waits = 0;
+    let mut owner = Device;
+    loop {
+        let place = Place {
+            owner,
+            ..EVERYWHERE
+        };
+        match block.ask(owner.other(), 7, place, now_us) {
+            Answer::Go => {
+                block.event(owner.other(), &one(7), now_us + 5);
+                owner = owner.other();
+                now_us += 40;
+            }
+            Answer::Wait { until_us } => {
+                waits += 1;
+                assert!(waits < 10, "never pinned");
+                // It takes a while to get up.
+                now_us = until_us + 60;
+            }
+            Answer::Pinned { at } => {
+                assert_eq!(at, owner);
+                break;
+            }
+        }
+    }
+    assert_eq!(waits, 9);
+    // Who leaves it alone for a lapse after the nap finds it calm.
+    let mut block = Block::new(Params::DEFAULT);
+    block.thrash(7, 1_000);
+    assert_eq!(block.ask(Host, 7, EVERYWHERE, 1_100), Answer::Go);
+    let wait = block.ask(Device, 7, EVERYWHERE, 1_200);
+    assert_eq!(wait, Answer::Wait { until_us: 1_600 });
+    block.event(Device, &one(7), 2_101);
+    assert!(block.detector.thrashing().is_empty());
+}
+
+#[test]
 fn a_page_is_pinned_where_it_is_wanted_if_it_is_reached_there() {
     for (preferred, host_reaches_device, device_reaches_host, at) in [
         (Some(Host), true, true, Host),
@@ -295,6 +336,17 @@ struct ModelPage {
     nap: Option<(Location, u64, BTreeSet<usize>)>,
 }
 
+impl ModelPage {
+    /// The last event, or the end of the last nap, if somebody waited in it.
+    fn busy_until(&self, params: &Params) -> Option<u64> {
+        let nap = u64::from(params.nap_lapses.get() * params.lapse_us.get());
+        let waited = (self.nap.iter())
+            .filter(|(_, _, waited)| !waited.is_empty())
+            .map(|(_, began, _)| began + nap);
+        self.last.into_iter().chain(waited).max()
+    }
+}
+
 impl Model {
     fn time(&mut self, params: &Params, now: u64) {
         if !self.armed {
@@ -333,8 +385,8 @@ impl Model {
             if page.pinned_since.is_some() {
                 continue;
             }
-            match page.last {
-                Some(last) if now - last <= lapse => {
+            match page.busy_until(params) {
+                Some(last) if now <= last + lapse => {
                     page.count = (page.count + 1).min(7);
                     if page.count >= params.threshold.get() {
                         page.thrashing = true;
@@ -371,16 +423,18 @@ impl Model {
         if !page.thrashing {
             return Answer::Go;
         }
-        let (opener, began, mut waited) = match page.nap.take() {
-            Some((opener, began, waited)) if now < began + nap => (opener, began, waited),
-            // The other one's turn.
-            Some((opener, _, waited)) if opener == who && !waited.is_empty() => (
-                if who == Host { Device } else { Host },
-                now,
-                BTreeSet::new(),
-            ),
-            _ => (who, now, BTreeSet::new()),
-        };
+        let busy_until = page.busy_until(params);
+        let before = page.nap.take();
+        let open = before.clone().filter(|(_, began, _)| now < began + nap);
+        let (opener, began, mut waited) = open.unwrap_or_else(|| {
+            // The other one's turn, if it waited for this one.
+            let opener = match before {
+                Some((opener, _, waited)) if opener == who && !waited.is_empty() => who.other(),
+                _ => who,
+            };
+            page.last = busy_until;
+            (opener, now, BTreeSet::new())
+        });
         let mut answer = Answer::Go;
         if opener != who {
             page.throttles += u32::from(waited.insert(who as usize));
