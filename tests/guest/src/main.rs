@@ -12,11 +12,18 @@ mod life;
 mod mapped;
 mod support;
 mod tap;
+mod torture;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let groups = [io::groups(), life::groups(), mapped::groups()].concat();
+    let groups = [
+        io::groups(),
+        life::groups(),
+        mapped::groups(),
+        torture::groups(),
+    ]
+    .concat();
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if wanted.is_empty() {
         for group in &groups {

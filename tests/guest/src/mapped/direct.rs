@@ -15,7 +15,8 @@ use crate::support::{
     model,
 };
 
-fn disk() -> Result<std::fs::File> {
+/// A disk in memory, past all caches.
+pub(crate) fn disk() -> Result<std::fs::File> {
     OpenOptions::new()
         .read(true)
         .write(true)

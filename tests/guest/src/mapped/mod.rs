@@ -3,7 +3,7 @@
 //! Managed memory: spaces as memory of processes and of jobs, at the same time.
 
 mod coherent;
-mod direct;
+pub(crate) mod direct;
 mod evicted;
 mod jobs;
 mod kernels;
@@ -24,7 +24,7 @@ use crate::{
     tap::Group,
 };
 
-const RIGHTS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+pub(crate) const RIGHTS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// Words of a page.
 const WORDS: usize = PAGE / 8;

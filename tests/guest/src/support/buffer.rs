@@ -201,6 +201,15 @@ impl Area {
         }
     }
 
+    /// A part of it.
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> Self {
+        assert!(offset + bytes <= self.bytes);
+        Self {
+            address: self.address.wrapping_add(offset),
+            bytes,
+        }
+    }
+
     /// Its first byte.
     pub(crate) fn address(&self) -> *mut u8 {
         self.address

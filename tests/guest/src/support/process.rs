@@ -154,6 +154,13 @@ pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) {
     unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
 }
 
+/// Sends `thread` a signal after which calls start again.
+pub(crate) fn restart<T>(thread: &JoinHandle<T>) {
+    restartable();
+    // SAFETY: As in `interrupt`.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR2) };
+}
+
 /// Names the calling thread for [`interrupt_scoped`].
 pub(crate) fn this_thread() -> libc::pthread_t {
     // SAFETY: No requirements.

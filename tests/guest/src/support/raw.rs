@@ -35,13 +35,19 @@ pub(crate) struct Policy {
     pub(crate) policy: u32,
     pub(crate) threshold: u32,
     pub(crate) min_faults: u32,
-    rest: [u32; 7],
+    pub(crate) compat: u32,
+    pub(crate) ats: u32,
+    rest: [u32; 5],
 }
 
 const MAGIC: u8 = 0xa8;
 const SET_SIZE: Opcode = opcode::write::<Size>(MAGIC, 2);
 const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
 const GET_POLICY: Opcode = opcode::read_write::<Policy>(MAGIC, 9);
+const SET_POLICY: Opcode = opcode::write::<Policy>(MAGIC, 0xa);
+
+/// `VFETCH_POLICIES`.
+pub(crate) const POLICIES: u32 = 12;
 
 /// `VFETCH_SIZE_RESERVE`.
 pub(crate) const RESERVE: u32 = 1;
@@ -75,4 +81,10 @@ pub(crate) fn policy(space: &Space) -> Result<Policy, Errno> {
     // SAFETY: The command carries the structure's size; the driver writes that many bytes, which are plain integers.
     unsafe { ioctl(space, Updater::<GET_POLICY, _>::new(&mut policy))? };
     Ok(policy)
+}
+
+/// `VFETCH_IOC_SET_POLICY`.
+pub(crate) fn set_policy(space: &Space, policy: Policy) -> Result<(), Errno> {
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(space, Setter::<SET_POLICY, _>::new(policy)) }
 }

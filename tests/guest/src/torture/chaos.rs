@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What disturbs the actors: limits, policies, signals, pins; failures of the device, and resets.
+#![allow(unsafe_code)]
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use io_uring::IoUring;
+use libvfetch::Scope;
+use rand::Rng;
+use rand_pcg::Pcg64Mcg;
+
+use super::{memory::CHUNK, World, CHUNKS, MIB};
+use crate::{
+    life::{
+        hw,
+        inject::{Fault, Injector},
+        machine::reset,
+    },
+    mapped::RIGHTS,
+    support::{buffer::Mapping, machine::vf, process, raw},
+};
+
+/// Failures of a transfer that the driver has to put up with.
+const FAILURES: [u32; 7] = [
+    hw::VFETCH_FAULT_FAIL,
+    hw::VFETCH_FAULT_DROP,
+    hw::VFETCH_FAULT_DELAY,
+    hw::VFETCH_FAULT_DUPLICATE,
+    hw::VFETCH_FAULT_CORRUPT,
+    hw::VFETCH_FAULT_STUCK,
+    hw::VFETCH_FAULT_NO_INTERRUPT,
+];
+
+/// Pages that are held for I/O. The mapping goes after the ring.
+struct Pins {
+    _ring: IoUring,
+    _window: Mapping,
+}
+
+pub(super) struct Chaos {
+    world: Arc<World>,
+    random: Pcg64Mcg,
+    pins: Vec<Pins>,
+    injector: Option<Injector>,
+}
+
+impl Chaos {
+    pub(super) fn new(world: &Arc<World>) -> Result<Self> {
+        let injector = if world.faulty {
+            Some(Injector::new()?)
+        } else {
+            None
+        };
+        let mut this = Self {
+            world: world.clone(),
+            random: world.random(100),
+            pins: Vec::new(),
+            injector,
+        };
+        // From the start there is too little room.
+        for space in 0..world.memories.len() {
+            this.limit_space(space)?;
+        }
+        this.limit_function()?;
+        Ok(this)
+    }
+
+    /// Waits a while, and then disturbs whoever runs in `threads`.
+    pub(super) fn disturb(&mut self, threads: &[JoinHandle<Result<()>>]) -> Result<()> {
+        thread::sleep(Duration::from_millis(self.random.random_range(1..40)));
+        let space = self.random.random_range(0..self.world.memories.len());
+        let kinds = if self.world.faulty { 12 } else { 10 };
+        match self.random.random_range(0..kinds) {
+            0 | 1 => self.limit_space(space),
+            2 => self.limit_function(),
+            3 => self.change_policy(space),
+            4..=6 => {
+                let thread = &threads[self.random.random_range(0..threads.len())];
+                if self.random.random_range(0..2) == 0 {
+                    process::interrupt(thread);
+                } else {
+                    process::restart(thread);
+                }
+                Ok(())
+            }
+            7 => self.pin(space),
+            8 => {
+                self.pins.clear();
+                Ok(())
+            }
+            9 => self.ask(space),
+            _ => self.fail(),
+        }
+    }
+
+    /// No pins and no failures any more.
+    pub(super) fn end(self) -> Result<()> {
+        let Self { injector, pins, .. } = self;
+        drop((injector, pins));
+        Ok(())
+    }
+
+    /// There is little more room than all contents need, on both sides together.
+    fn limit_space(&mut self, space: usize) -> Result<()> {
+        let host = self.random.random_range(2..=10);
+        let space = &self.world.memories[space].space;
+        Ok(space.set_limits(Scope::Space, host * MIB, (12 - host) * MIB)?)
+    }
+
+    /// The same for the function that has two of the spaces.
+    fn limit_function(&mut self) -> Result<()> {
+        let host = self.random.random_range(4..=18);
+        let space = &self.world.memories[0].space;
+        Ok(space.set_limits(Scope::Function, host * MIB, (22 - host) * MIB)?)
+    }
+
+    fn change_policy(&mut self, space: usize) -> Result<()> {
+        let space = &self.world.memories[space].space;
+        let mut policy = raw::policy(space)?;
+        policy.enabled = u32::from(self.random.random_range(0..8) > 0);
+        policy.policy = self.random.random_range(0..raw::POLICIES);
+        policy.threshold = self.random.random_range(1..=100);
+        policy.min_faults = self.random.random_range(1..=3);
+        policy.compat = self.random.random_range(0..2);
+        policy.ats = self.random.random_range(0..2);
+        Ok(raw::set_policy(space, policy)?)
+    }
+
+    /// Holds a few pages for I/O.
+    fn pin(&mut self, space: usize) -> Result<()> {
+        if self.pins.len() > 3 {
+            self.pins.clear();
+        }
+        let space = &self.world.memories[space].space;
+        let chunk = self.random.random_range(0..CHUNKS);
+        let window = Mapping::part_of(space, chunk * CHUNK, CHUNK, RIGHTS)?;
+        let ring = IoUring::new(2)?;
+        let area = window.all();
+        let vector = libc::iovec {
+            iov_base: area.address().cast(),
+            iov_len: area.bytes(),
+        };
+        // SAFETY: The mapping stays longer than the ring; nothing refers to what is there.
+        match unsafe { ring.submitter().register_buffers(&[vector]) } {
+            Ok(()) => self.pins.push(Pins {
+                _ring: ring,
+                _window: window,
+            }),
+            Err(_) if self.world.faulty => {}
+            Err(error) => return Err(error).context("register_buffers"),
+        }
+        Ok(())
+    }
+
+    /// Asks for what can be asked for.
+    fn ask(&mut self, space: usize) -> Result<()> {
+        let space = &self.world.memories[space].space;
+        let size = space.info()?.space_bytes;
+        let counted = space.residency(0..size)?;
+        let all = counted.none + counted.host + counted.device + counted.moving + counted.lost;
+        anyhow::ensure!(all * 4096 == size, "residency: {counted:?} of {size} bytes");
+        space.limits(Scope::Space)?;
+        space.stats()?;
+        Ok(())
+    }
+
+    /// Lets the device fail.
+    fn fail(&mut self) -> Result<()> {
+        let Some(injector) = &self.injector else {
+            return Ok(());
+        };
+        let function = self.random.random_range(0..=1);
+        match self.random.random_range(0..20) {
+            0 => {
+                let kind = hw::VFETCH_FAULT_WEDGED;
+                injector.arm(
+                    function,
+                    Fault::new(kind).after(self.random.random_range(0..20)),
+                )
+            }
+            1 | 2 => reset(vf(1)?.address),
+            3..=6 => injector.clear(function),
+            _ => {
+                let kind = FAILURES[self.random.random_range(0..FAILURES.len())];
+                let fault = match self.random.random_range(0..4) {
+                    0 => Fault::read(kind),
+                    1 => Fault::write(kind),
+                    2 => Fault::scrub(kind),
+                    _ => Fault::new(kind),
+                };
+                let fault = match kind {
+                    hw::VFETCH_FAULT_DELAY => {
+                        fault.late_by_ms([1, 20, 300][self.random.random_range(0..3)])
+                    }
+                    hw::VFETCH_FAULT_CORRUPT => fault.arg(1 << self.random.random_range(0..64)),
+                    _ => fault,
+                };
+                injector.arm(function, fault.after(self.random.random_range(0..50)))
+            }
+        }
+    }
+}
