@@ -45,6 +45,15 @@ pub enum Error {
     #[error("'{0}' is neither a node (0, vfetch0, /dev/vfetch0) nor a PCI address (0000:01:00.0)")]
     BadFunction(String),
 
+    /// A process was named for its only space, and has none or several.
+    #[error("process {pid} has {} open", spaces(fds))]
+    Spaces {
+        /// The process.
+        pid: i32,
+        /// The numbers of its files that are spaces.
+        fds: Vec<i32>,
+    },
+
     /// The caller may not open or write this file.
     #[error("no permission for {}", .0.display())]
     PermissionDenied(PathBuf),
@@ -211,6 +220,7 @@ impl Error {
             Self::ModuleNotLoaded
             | Self::NoFunctions
             | Self::BadFunction(_)
+            | Self::Spaces { .. }
             | Self::AbiVersion { .. } => return None,
             Self::NoSuchFunction { .. } | Self::NotBound { .. } => Errno::NOENT,
             Self::PermissionDenied(_) => Errno::ACCESS,
@@ -292,6 +302,10 @@ impl Error {
                 format!("remove them first: 'echo 0 > /sys/bus/pci/devices/{address}/sriov_numvfs'")
             }
             Self::TooManyVfs { total, .. } => format!("ask for at most {total}; QEMU: '-device vfetch,total_vfs=N'"),
+            Self::Spaces { pid, fds } => match fds.first() {
+                Some(fd) => format!("name one: pid:{pid}:{fd}"),
+                None => format!("'ls -l /proc/{pid}/fd' shows its files"),
+            },
             Self::Job { .. } | Self::BadFunction(_) | Self::Os { .. } => return None,
         })
     }
@@ -341,6 +355,14 @@ fn list(nodes: &[u32]) -> String {
     }
     let names: Vec<String> = nodes.iter().map(|n| format!("vfetch{n}")).collect();
     names.join(", ")
+}
+
+fn spaces(fds: &[i32]) -> String {
+    if fds.is_empty() {
+        return "no space".into();
+    }
+    let numbers: Vec<String> = fds.iter().map(ToString::to_string).collect();
+    format!("several spaces, as files {}", numbers.join(", "))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 //! | use it as memory | [`Space::map`], [`Mapping`] |
 //! | have the function compute on it | [`Space::submit`], [`Task`] |
 //! | know where its pages are, and limit them | [`Space::residency`], [`Space::set_limits`] |
+//! | say which pages come along, and learn what came of it | [`Space::set_policy`], [`Space::policy_stats`] |
 //! | know what a function is and what it did | [`Info`], [`Stats`] |
 //!
 //! ```no_run
@@ -51,6 +52,7 @@ mod info;
 mod job;
 mod map;
 mod place;
+mod policy;
 mod space;
 mod sys;
 
@@ -76,6 +78,7 @@ pub use job::{
 };
 pub use map::{Access, Mapping};
 pub use place::{Limits, Place, Residency, Scope};
+pub use policy::{Policy, PolicyKind, PolicyStats, UnknownPolicy};
 /// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
 pub use rustix::io::Errno;
 pub use space::{Interest, Options, Readiness, Space};
@@ -85,6 +88,9 @@ pub const PAGE_BYTES: u64 = uapi::VFETCH_PAGE_BYTES as u64;
 
 /// Bytes of a block, the unit of the driver's larger decisions.
 pub const BLOCK_BYTES: u64 = uapi::VFETCH_BLOCK_BYTES as u64;
+
+/// The least that host or device memory can be limited to ([`Space::set_limits`]).
+pub const LIMIT_MIN_BYTES: u64 = uapi::VFETCH_LIMIT_MIN_BYTES as u64;
 
 /// The version of the interface that this library speaks.
 pub const ABI_VERSION: u32 = uapi::VFETCH_ABI_VERSION;

@@ -3,7 +3,7 @@
 //! An open file of a function, and its memory.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     ops::Range,
     os::{
@@ -17,7 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fs::{Mode, OFlags},
     io::Errno,
-    process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags},
+    process::{getpid, pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags},
 };
 
 use crate::{
@@ -165,16 +165,51 @@ impl Space {
     ///
     /// [`Error::Os`] with `EBADF` when nothing is open there; as [`Space::from_file`].
     pub fn inherited(fd: RawFd) -> Result<Self> {
-        let what = format!("file descriptor {fd}");
+        Self::of(getpid(), fd, &format!("file descriptor {fd}"))
+    }
+
+    /// The space of a file that another process has open under the number `fd`, for as long as either holds it. Takes the right to
+    /// trace that process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`]: `ESRCH` no such process, `EBADF` nothing is open there, `EPERM`; as [`Space::from_file`].
+    pub fn of_process(pid: i32, fd: RawFd) -> Result<Self> {
+        let what = format!("file descriptor {fd} of process {pid}");
+        match Pid::from_raw(pid) {
+            Some(pid) => Self::of(pid, fd, &what),
+            None => Err(Error::Os {
+                what,
+                errno: Errno::SRCH,
+            }),
+        }
+    }
+
+    /// The only space that process `pid` has open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spaces`] when it has none or several; [`Error::Os`] when its files cannot be listed; as [`Space::of_process`].
+    pub fn only_of_process(pid: i32) -> Result<Self> {
+        match numbers_of_process(pid)?.as_slice() {
+            [fd] => Self::of_process(pid, *fd),
+            fds => Err(Error::Spaces {
+                pid,
+                fds: fds.to_vec(),
+            }),
+        }
+    }
+
+    fn of(pid: Pid, fd: RawFd, what: &str) -> Result<Self> {
         // A duplicate that the kernel makes by number: no borrowing of a number
         // that may not be ours.
-        let file = pidfd_open(getpid(), PidfdFlags::empty())
-            .and_then(|this| pidfd_getfd(this, fd, PidfdGetfdFlags::empty()))
+        let file = pidfd_open(pid, PidfdFlags::empty())
+            .and_then(|process| pidfd_getfd(process, fd, PidfdGetfdFlags::empty()))
             .map_err(|errno| Error::Os {
-                what: what.clone(),
+                what: what.to_owned(),
                 errno,
             })?;
-        Self::from_file(file.into(), &what)
+        Self::from_file(file.into(), what)
     }
 
     /// N of `/dev/vfetchN`.
@@ -493,6 +528,26 @@ impl Space {
     }
 }
 
+/// Under which numbers process `pid` has nodes open, in order.
+fn numbers_of_process(pid: i32) -> Result<Vec<RawFd>> {
+    let folder = format!("/proc/{pid}/fd");
+    let entries = fs::read_dir(&folder).map_err(|error| Error::Os {
+        what: format!("cannot list {folder}"),
+        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    })?;
+    let mut numbers: Vec<RawFd> = entries
+        .flatten()
+        .filter(|entry| {
+            // One that is closed meanwhile is not there.
+            let to = fs::read_link(entry.path()).unwrap_or_default();
+            to.to_string_lossy().starts_with("/dev/vfetch")
+        })
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 fn aligned(value: u64) -> Result<()> {
     if value % PAGE_BYTES == 0 {
         Ok(())
@@ -601,6 +656,20 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
         assert!(matches!(Space::inherited(fd), Err(Error::NotVfetch { .. })));
+    }
+
+    #[test]
+    fn another_process_must_be_there_and_have_a_space() {
+        let errno = |result: Result<Space>| result.unwrap_err().errno();
+        assert_eq!(errno(Space::of_process(0, 0)), Some(Errno::SRCH));
+        assert_eq!(errno(Space::of_process(i32::MAX, 0)), Some(Errno::SRCH));
+        let mine = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(errno(Space::of_process(mine, 999_999)), Some(Errno::BADF));
+        let error = Space::only_of_process(mine).unwrap_err();
+        assert!(
+            matches!(&error, Error::Spaces { fds, .. } if fds.is_empty()),
+            "{error}"
+        );
     }
 
     #[test]

@@ -21,6 +21,9 @@ const WAIT: Opcode = uapi::LIBVFETCH_WAIT;
 const CANCEL: Opcode = uapi::LIBVFETCH_CANCEL;
 const GET_LIMITS: Opcode = uapi::LIBVFETCH_GET_LIMITS;
 const SET_LIMITS: Opcode = uapi::LIBVFETCH_SET_LIMITS;
+const GET_POLICY: Opcode = uapi::LIBVFETCH_GET_POLICY;
+const SET_POLICY: Opcode = uapi::LIBVFETCH_SET_POLICY;
+const POLICY_STATS: Opcode = uapi::LIBVFETCH_POLICY_STATS;
 const RESIDENCY: Opcode = uapi::LIBVFETCH_RESIDENCY;
 
 /// `VFETCH_IOC_GET_INFO`.
@@ -111,6 +114,31 @@ pub(crate) fn set_limits(
     // SAFETY: As in `get_info`.
     unsafe { ioctl(fd, Updater::<SET_LIMITS, _>::new(&mut limits))? };
     Ok(limits)
+}
+
+/// `VFETCH_IOC_GET_POLICY`.
+pub(crate) fn get_policy(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_policy> {
+    let mut policy = uapi::vfetch_policy::default();
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<GET_POLICY, _>::new(&mut policy))? };
+    Ok(policy)
+}
+
+/// `VFETCH_IOC_SET_POLICY`.
+pub(crate) fn set_policy(fd: BorrowedFd<'_>, policy: uapi::vfetch_policy) -> Result<()> {
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(fd, Setter::<SET_POLICY, _>::new(policy)) }
+}
+
+/// `VFETCH_IOC_POLICY_STATS`.
+pub(crate) fn policy_stats(fd: BorrowedFd<'_>, policy: u32) -> Result<uapi::vfetch_policy_stats> {
+    let mut stats = uapi::vfetch_policy_stats {
+        policy,
+        ..Default::default()
+    };
+    // SAFETY: As in `get_info`.
+    unsafe { ioctl(fd, Updater::<POLICY_STATS, _>::new(&mut stats))? };
+    Ok(stats)
 }
 
 /// `VFETCH_IOC_RESIDENCY`; `pages`: for one byte a page, or nothing.
