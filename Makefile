@@ -39,7 +39,7 @@ tools: ## build/tools/*
 .PHONY: vm run bench sim conformance
 vm: ## boots the guest: CMD='…' [FILES='…'] [SMP=2] [MEM=1G] [VFS=0] …, see scripts/vm.sh
 	@scripts/vm.sh
-run: ## the demonstration: moves and verifies data on PF and VFs at once
+run: ## the demonstration: data and jobs on PF and VFs, verified, and what prefetching buys
 	@scripts/run.sh
 bench: ## benchmarks under deterministic virtual time, target/bench/results.json
 	@scripts/bench.sh

@@ -64,9 +64,48 @@ claim "bench verifies and compares with the link" 0 "^write +rand +64 KiB +2 +3 
 claim "bench --save writes its figures" 0 "own_ns_per_request" \
 	"vfetch bench 0 --count 5 --size 1m --save /tmp/figures >/dev/null && cat /tmp/figures"
 claim "bench refuses a block that is larger than the space" 1 "give a larger --size" "vfetch bench 0 --size 4k --count 1"
-claim "demo moves and verifies data on all functions" 0 "^3 of 3 functions right" "vfetch demo --size 1m"
-claim "demo does not change the number of VFs that are there" 0 "^2$" \
-	"vfetch demo --size 4k --vfs 1 >/dev/null; cat $pci/$pf/sriov_numvfs"
+claim "check moves and verifies data on all functions" 0 "^3 of 3 functions right" "vfetch check --size 1m"
+claim "check does not change the number of VFs that are there" 0 "^2$" \
+	"vfetch check --size 4k --vfs 1 >/dev/null; cat $pci/$pf/sriov_numvfs"
+claim "demo runs every job on PF and VF, and all results are right" 0 "^40 of 40 results" \
+	"vfetch demo 0 1 --size 256k --capacity 1 --policy none,auto"
+claim "demo with less memory than data has faults and right results" 0 "^8 of 8 results" \
+	"vfetch demo 2 --job spmv,scatter --size 2m --policy none,75"
+claim "demo prefetches under 51 and not under none" 0 "^yes$" \
+	"vfetch demo 1 --job triad --size 1m --capacity 1 --policy none,51 --json >/tmp/demo;
+	 set -- \$(sed -n 's/.*\"prefetched_pages\": \([0-9]*\),/\1/p' /tmp/demo); [ \$1 = 0 ] && [ \$2 -gt 100 ] && echo yes"
+
+claim "demo puts the policy back" 0 "^/dev/vfetch1: auto" "vfetch policy show 1"
+
+claim "policy list tells what each does" 0 "^12$" "vfetch policy list | tail -n +2 | grep -c '^[a-z-]*  '"
+claim "policy set holds for one function, and stays" 0 "^/dev/vfetch2: auto" \
+	"vfetch policy set 75 1 --min-faults 4 && vfetch policy show 1 | grep -q 'threshold 75 %, min-faults 4' && vfetch policy show 2"
+claim "policy set keeps what is not given" 0 "threshold 75 %, min-faults 4,.* ats yes" \
+	"vfetch policy set stride 1 --ats true; vfetch policy show 1"
+claim "policy set without a name changes parameters only" 0 "^/dev/vfetch1: stride, but" \
+	"vfetch policy set --enabled false --function 1; vfetch policy show 1"
+claim "policy set by its name enables" 0 "^/dev/vfetch1: auto$" "vfetch policy set auto; vfetch policy show 1"
+claim "a policy that is not there is status 2, with those that are" 2 "always-max, fixed" "vfetch policy set clever"
+claim "policy show tells what came along" 0 "^  fixed .* [0-9.]+ %$" "vfetch policy show 1"
+
+claim "limits of a function stay" 0 "^vfetch1 .* all its spaces .* 16 MiB$" \
+	"vfetch limits 1 --device 16m >/dev/null; vfetch limits 1"
+claim "limits of a space are its own" 0 "^vfetch2 .* the space .* 8 MiB +0 B +4 MiB$" \
+	"exec 3<>/dev/vfetch2; vfetch limits fd:3 --host 8m --device 4m"
+claim "limits that are too small are refused" 1 "at least" "vfetch limits 1 --device 4k"
+
+claim "residency tells where pages are" 0 "256 on the device" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m --size 2m; vfetch residency fd:3"
+claim "residency draws them" 0 "^ +0 d{64}$" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m; vfetch residency fd:3"
+claim "residency --json has the runs" 0 "\"place\": \"device\"" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m; vfetch residency fd:3 --json"
+claim "residency of another process's space" 0 "^ +0 d{64}$" \
+	"(exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m >/dev/null; : >/tmp/ready; exec sleep 60 <&3) & pid=\$!
+	 until [ -e /tmp/ready ]; do sleep 0.1; done; vfetch residency pid:\$pid:3; status=\$?; kill \$pid; exit \$status"
+claim "residency of a function says what to name" 1 "fd:N or pid:PID" "vfetch residency 1"
+claim "residency beyond the end is refused" 1 "beyond|end" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m; vfetch residency fd:3 --offset 2m --length 4k"
 
 claim "contents lost in a reset are status 7" 7 "lost in a function reset \(16 pages" \
 	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch read fd:3"
@@ -74,8 +113,8 @@ claim "lost contents can be overwritten" 0 "verified" \
 	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch write fd:3 --length 64k --verify"
 
 claim "more VFs than there can be are refused" 1 "ask for at most" \
-	"echo 0 >$pci/$pf/sriov_numvfs; vfetch demo --vfs 200"
-claim "demo --vfs enables them and uses them" 0 "^4 of 4 functions right" "vfetch demo --vfs 3 --size 1m"
+	"echo 0 >$pci/$pf/sriov_numvfs; vfetch check --vfs 200"
+claim "check --vfs enables them and uses them" 0 "^4 of 4 functions right" "vfetch check --vfs 3 --size 1m"
 claim "a device that goes away under load is status 6" 6 "the device is gone" \
 	"(sleep 1; echo 1 >$pci/$pf/remove) & vfetch bench 1 --op read --block-size 4k --runtime 20s"
 claim "without a function list says what to look at" 0 "lspci" "vfetch list"

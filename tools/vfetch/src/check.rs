@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `vfetch demo`: data on all functions at once, verified.
+//! `vfetch check`: data on all functions at once, verified.
 
 use std::{
     sync::Barrier,
@@ -20,7 +20,7 @@ use crate::{
         job::{histogram, record},
         size_space,
     },
-    cli::DemoArgs,
+    cli::CheckArgs,
     memory::{Buffer, Memory},
     output::{render, table, Output},
     pattern::Pattern,
@@ -69,7 +69,7 @@ struct Work {
 }
 
 /// Writes, reads and compares.
-fn exercise(memory: &dyn Memory, bytes: u64, args: &DemoArgs, seed: u64) -> Result<Work> {
+fn exercise(memory: &dyn Memory, bytes: u64, args: &CheckArgs, seed: u64) -> Result<Work> {
     let place = memory.name();
     let mut buffer = Buffer::new(BLOCK);
     let mut work = Work {
@@ -238,7 +238,7 @@ fn enable_vfs(host: &Host, count: u32) -> Result<()> {
     }
 }
 
-pub(crate) fn run(host: &Host, args: &DemoArgs, out: Output) -> Result<()> {
+pub(crate) fn run(host: &Host, args: &CheckArgs, out: Output) -> Result<()> {
     if let Some(count) = args.vfs {
         enable_vfs(host, count)?;
     }
@@ -317,13 +317,13 @@ mod tests {
         memory::tests::Ram,
     };
 
-    fn args(line: &str) -> DemoArgs {
-        let words = format!("vfetch demo {line}");
+    fn args(line: &str) -> CheckArgs {
+        let words = format!("vfetch check {line}");
         match Cli::try_parse_from(words.split_whitespace())
             .unwrap()
             .command
         {
-            Command::Demo(args) => args,
+            Command::Check(args) => args,
             _ => panic!("another command"),
         }
     }

@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use libvfetch::FunctionRef;
 
-use crate::{exit, target::Target, units};
+use crate::{demo, exit, policy::Choice, target::Target, units};
 
 const ABOUT: &str = "Looks at, exercises and measures PCIe functions of the vfetch driver";
 
@@ -39,7 +39,8 @@ fn long_after_help() -> String {
         "\
 Examples:
   vfetch list                     which functions there are
-  vfetch demo --vfs 8             enable 8 VFs, move and verify data on all
+  vfetch demo                     what prefetching buys, on real jobs
+  vfetch check --vfs 8            enable 8 VFs, move and verify data on all
   vfetch read 0 --size 64m        check that a new space is all zeros
   vfetch bench 0 --depth 1,16     throughput and latency, against the link
   vfetch stats --watch            rates of all functions, every second
@@ -158,9 +159,71 @@ reads it back and compares, then reads and compares 4 KiB at random offsets.
 Ends with status 7 when a byte is wrong. VFs that --vfs enables stay.
 
 Examples:
-  vfetch demo
-  vfetch demo --vfs 8 --size 4m --rounds 3")]
+  vfetch check
+  vfetch check --vfs 8 --size 4m --rounds 3")]
+    Check(CheckArgs),
+
+    /// Run real jobs under several policies, and show what prefetching buys
+    #[command(after_long_help = "\
+Each run has a space of its own, whose data the host writes by a mapping. The
+job then computes on it, and what it touches comes to the device: page by page
+as it faults, and what the policy brings along. The result is compared with
+what the host computes itself; status 7 when one is wrong. The function's
+policy is put back at the end.
+
+Columns:
+  data    MiB that the job works on
+  mem     MiB that it may have on the device: --capacity times its data
+  none    its time under the first policy, by the device's clock
+  51 ...  how many times faster it is under each of the others
+  faults  of the device, under the first and the last policy
+  moved   MiB, both ways, likewise
+  used    of the pages that came along, those that the job used afterwards,
+          under the last policy; '-' when nothing came along
+
+A number is a policy: the tree with a fixed threshold of that many percent.
+'vfetch policy list' tells what each policy does. For figures that repeat, boot
+with icount.
+
+Examples:
+  vfetch demo                                    every job on every function
+  vfetch demo 1 --job bfs,spmv --capacity 0.5
+  vfetch demo 0 --policy none,30,75,stride,auto
+  vfetch demo 0 --job triad --size 32m --json")]
     Demo(DemoArgs),
+
+    /// Show or set how functions prefetch, and what came of it
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+
+    /// Show or set how much host and device memory may be used
+    #[command(after_long_help = "\
+What does not fit on one side goes to the other, the least recently used block
+(2 MiB) first. Named by node or address, the limits are those of all spaces of
+the function together, and stay when the command ends; named fd:N or pid:PID
+they are those of that space. Setting a limit sends blocks away until what is
+used fits, as far as they go by themselves.
+
+Examples:
+  vfetch limits
+  vfetch limits 1 --device 16m
+  vfetch limits fd:3 --device 4m --host 64m
+  vfetch limits pid:1234")]
+    Limits(LimitsArgs),
+
+    /// Show where the pages of a space are
+    #[command(after_long_help = "\
+A space belongs to an open file: name one that the shell holds (fd:N), or one of
+another process (pid:PID, or pid:PID:FD when it has several open; that takes the
+right to trace it). Looking moves nothing, but it is a moment: pages that are in
+use move on. In the picture a character stands for so many pages that all fits
+on a screen; --json has every run of pages.
+
+Examples:
+  vfetch residency fd:3
+  vfetch residency pid:1234:5 --offset 1g --length 64m
+  vfetch residency pid:1234 --json")]
+    Residency(ResidencyArgs),
 
     /// Print a completion script for a shell
     #[command(after_long_help = "\
@@ -178,7 +241,7 @@ Examples:
 /// Functions, all when none is named.
 #[derive(Debug, Args)]
 pub(crate) struct FunctionArgs {
-    /// Functions: nodes, PCI addresses, or fd:N; all when none is named
+    /// Functions: nodes, PCI addresses, fd:N or pid:PID; all when none is named
     #[arg(value_name = "FUNCTION")]
     pub(crate) targets: Vec<Target>,
 }
@@ -354,6 +417,42 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
+    /// Functions to use, one after the other; all when none is named
+    #[arg(value_name = "FUNCTION")]
+    pub(crate) functions: Vec<FunctionRef>,
+
+    /// Jobs, a list
+    #[arg(long, value_delimiter = ',', default_values_t = demo::Kind::value_variants().to_vec(),
+        hide_default_value = true, value_enum)]
+    pub(crate) job: Vec<demo::Kind>,
+
+    /// Policies, a list: names, or thresholds in percent. Times are compared with the first
+    #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = demo::POLICIES)]
+    pub(crate) policy: Vec<Choice>,
+
+    /// Device memory, a list: shares of a job's data
+    #[arg(long, value_name = "SHARE", value_delimiter = ',', default_value = "0.5,1", value_parser = parse_share)]
+    pub(crate) capacity: Vec<f64>,
+
+    /// How much data a job has, about
+    #[arg(long, value_name = "BYTES", default_value = "8m", value_parser = parse_data)]
+    pub(crate) size: u64,
+
+    /// Strands of a job, each of which waits for its own faults
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) strands: u32,
+
+    /// Picoseconds that a strand computes for each element
+    #[arg(long, value_name = "PS", default_value_t = 100)]
+    pub(crate) element_ps: u32,
+
+    /// Decides the data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
     /// Functions to use; all when none is named
     #[arg(value_name = "FUNCTION")]
     pub(crate) functions: Vec<FunctionRef>,
@@ -377,6 +476,147 @@ pub(crate) struct DemoArgs {
     /// Decides data and offsets
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+/// What to do about policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Tell which policies there are
+    #[command(after_long_help = "\
+Examples:
+  vfetch policy list")]
+    List,
+
+    /// Show the policy of functions, and what became of the pages that came along
+    #[command(after_long_help = "\
+Columns:
+  decisions  times that the policy was asked
+  hints      of these, those in which pages came along
+  pages      that came along
+  used, late that were used afterwards; late: while they were on their way
+  unused     that were sent back unused
+  accuracy   used and late ones, of all of which it is known by now; what
+             became of a page is known when it leaves
+
+Examples:
+  vfetch policy show
+  vfetch policy show 0 --json")]
+    Show(FunctionArgs),
+
+    /// Set the policy of functions, from the next fault on
+    #[command(after_long_help = "\
+Without a function, of all. What is not given stays as it is, and what was set
+stays when the command ends. A number is the fixed policy with that threshold.
+
+Examples:
+  vfetch policy set auto
+  vfetch policy set 75 0000:01:00.1
+  vfetch policy set stride 1 2 --stride-degree 16 --min-faults 4
+  vfetch policy set --enabled false --function 0")]
+    Set(PolicySetArgs),
+}
+
+/// Parameters; those that are not given stay.
+#[derive(Debug, Args)]
+pub(crate) struct PolicySetArgs {
+    /// The policy, or the threshold of the fixed one in percent
+    #[arg(value_name = "POLICY")]
+    pub(crate) policy: Option<Choice>,
+
+    #[command(flatten)]
+    pub(crate) functions: NamedFunctions,
+
+    /// Whether anything comes along at all
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) enabled: Option<bool>,
+
+    /// Percent of a node of the tree that must be resident, 1 to 100
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) threshold: Option<u32>,
+
+    /// Faults of a block before anything comes along, 1 to 20
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) min_faults: Option<u32>,
+
+    /// Answer as NVIDIA's driver does, its losses at the head of blocks included
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) compat: Option<bool>,
+
+    /// Faults count as they are, instead of growing to 64 KiB first
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) ats: Option<bool>,
+
+    /// traffic, pressure: microseconds over which they look, up to 10000000
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) sample_period_us: Option<u32>,
+
+    /// stride: strides ahead, 1 to 64
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) stride_degree: Option<u32>,
+
+    /// probabilistic: percent of the hit rate, up to 1000
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(crate) aggressiveness: Option<u32>,
+
+    /// lru: 64 KiB that it looks at, 1 to 8
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub(crate) neighbours: Option<u32>,
+
+    /// frequency: microseconds ahead, up to 10000000
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) horizon_us: Option<u32>,
+}
+
+/// Functions behind another argument, or by --function; all when none is named.
+#[derive(Debug, Args)]
+pub(crate) struct NamedFunctions {
+    /// Functions: nodes or PCI addresses; all when none is named
+    #[arg(value_name = "FUNCTION")]
+    behind: Vec<Target>,
+
+    /// The same, where no POLICY stands before them
+    #[arg(long = "function", value_name = "FUNCTION")]
+    named: Vec<Target>,
+}
+
+impl NamedFunctions {
+    pub(crate) fn open(&self, host: &libvfetch::Host) -> libvfetch::Result<Vec<libvfetch::Space>> {
+        let all: Vec<Target> = self.behind.iter().chain(&self.named).copied().collect();
+        crate::target::open_all(host, &all)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LimitsArgs {
+    #[command(flatten)]
+    pub(crate) functions: FunctionArgs,
+
+    /// Host memory, at least 1 MiB
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) host: Option<u64>,
+
+    /// Device memory, at least 1 MiB; more than there is means all of it
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) device: Option<u64>,
+
+    /// The function's limits also for fd:N and pid:PID
+    #[arg(long)]
+    pub(crate) function: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResidencyArgs {
+    /// fd:N for a space that the shell holds, pid:PID or pid:PID:FD for another's
+    #[arg(value_name = "SPACE")]
+    pub(crate) target: Target,
+
+    /// Where in the space to begin, a multiple of 4 KiB
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = units::parse_bytes)]
+    pub(crate) offset: u64,
+
+    /// How much of it, a multiple of 4 KiB; the default is up to its end
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) length: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -406,6 +646,22 @@ impl std::str::FromStr for Selection {
             "all" => Ok(Self::All),
             _ => text.parse().map(Self::One),
         }
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.01..=100.0).contains(&share) => Ok(share),
+        _ => Err("a share of the data, from 0.01 to 100".into()),
+    }
+}
+
+fn parse_data(text: &str) -> Result<u64, String> {
+    let bytes = units::parse_bytes(text)?;
+    if (64 << 10..=1 << 30).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err("a job has from 64 KiB to 1 GiB of data".into())
     }
 }
 
@@ -444,6 +700,12 @@ mod tests {
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
+    }
+
+    /// Commands, and commands of commands.
+    fn all_of(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+        let direct = command.get_subcommands();
+        direct.flat_map(|c| std::iter::once(c).chain(c.get_subcommands()))
     }
 
     #[test]
@@ -486,10 +748,8 @@ mod tests {
 
     #[test]
     fn every_command_has_examples() {
-        for command in Cli::command()
-            .get_subcommands()
-            .filter(|c| c.get_name() != "man")
-        {
+        let cli = Cli::command();
+        for command in all_of(&cli).filter(|c| c.get_name() != "man" && !c.has_subcommands()) {
             let help = command
                 .get_after_long_help()
                 .map(ToString::to_string)
@@ -502,9 +762,7 @@ mod tests {
     fn help_fits_a_terminal() {
         let command = Cli::command();
         let mut texts = vec![LONG_ABOUT.to_owned(), long_after_help()];
-        let after = command
-            .get_subcommands()
-            .filter_map(|c| c.get_after_long_help());
+        let after = all_of(&command).filter_map(clap::Command::get_after_long_help);
         texts.extend(after.map(ToString::to_string));
         for line in texts.iter().flat_map(|t| t.lines()) {
             assert!(line.chars().count() <= 80, "{line}");
@@ -516,9 +774,8 @@ mod tests {
         let mut command = Cli::command();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(
-            command
-                .get_subcommands()
-                .filter_map(|c| c.get_after_long_help())
+            all_of(&command)
+                .filter_map(clap::Command::get_after_long_help)
                 .map(ToString::to_string),
         );
         let mut seen = 0;

@@ -63,10 +63,25 @@ impl fmt::Display for Mismatch {
 
 impl std::error::Error for Mismatch {}
 
+/// Jobs whose results are not what they should be; where was told before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WrongResult {
+    /// How many.
+    pub(crate) count: usize,
+}
+
+impl fmt::Display for WrongResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} jobs gave a wrong result", self.count)
+    }
+}
+
+impl std::error::Error for WrongResult {}
+
 /// The status for an error.
 fn status(error: &Error) -> u8 {
     for cause in error.chain() {
-        if cause.is::<Mismatch>() {
+        if cause.is::<Mismatch>() || cause.is::<WrongResult>() {
             return DATA;
         }
         if let Some(error) = cause.downcast_ref::<libvfetch::Error>() {
@@ -195,6 +210,7 @@ mod tests {
             block: 4096,
         };
         assert_eq!(status(&wrong.into()), DATA);
+        assert_eq!(status(&WrongResult { count: 1 }.into()), DATA);
         assert_eq!(status(&anyhow::anyhow!("else")), FAILURE);
     }
 

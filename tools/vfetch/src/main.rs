@@ -6,14 +6,18 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod check;
 mod cli;
 mod demo;
 mod exit;
 mod info;
+mod limits;
 mod list;
 mod memory;
 mod output;
 mod pattern;
+mod policy;
+mod residency;
 mod stats;
 mod target;
 mod transfer;
@@ -35,7 +39,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Read(args) => transfer::read(&host, args, out),
         Command::Write(args) => transfer::write(&host, args, out),
         Command::Bench(args) => bench::run(&host, args, out),
+        Command::Check(args) => check::run(&host, args, out),
         Command::Demo(args) => demo::run(&host, args, out),
+        Command::Policy(command) => policy::run(&host, command, out),
+        Command::Limits(args) => limits::run(&host, args, out),
+        Command::Residency(args) => residency::run(&host, args, out),
         Command::Completions(args) => cli::completions(args),
         Command::Man(args) => cli::man(args),
     }

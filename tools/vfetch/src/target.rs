@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a command works on: a function, or a space that the shell holds.
+//! What a command works on: a function, or a space that the shell or another process holds.
 
 use std::{os::fd::RawFd, str::FromStr};
 
@@ -12,6 +12,18 @@ pub(crate) enum Target {
     Function(FunctionRef),
     /// A file that this process has inherited.
     Fd(RawFd),
+    /// A file of another process, the only space that it has unless it is named.
+    Process(i32, Option<RawFd>),
+}
+
+/// `PID` or `PID:FD`.
+fn process(text: &str) -> Option<Target> {
+    let (pid, fd) = match text.split_once(':') {
+        Some((pid, fd)) => (pid, Some(fd.parse().ok().filter(|fd| *fd >= 0)?)),
+        None => (text, None),
+    };
+    let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+    Some(Target::Process(pid, fd))
 }
 
 impl FromStr for Target {
@@ -26,9 +38,14 @@ impl FromStr for Target {
                 )),
             };
         }
+        if let Some(text) = text.strip_prefix("pid:") {
+            return process(text).ok_or_else(|| {
+                format!("'{text}' is no process: pid:1234, or pid:1234:5 for its file 5")
+            });
+        }
         text.parse()
             .map(Self::Function)
-            .map_err(|error: Error| format!("{error}, nor fd:N"))
+            .map_err(|error: Error| format!("{error}, nor fd:N, nor pid:PID"))
     }
 }
 
@@ -38,6 +55,8 @@ impl Target {
         match self {
             Self::Function(function) => Space::open(&host.find(&function)?),
             Self::Fd(fd) => Space::inherited(fd),
+            Self::Process(pid, Some(fd)) => Space::of_process(pid, fd),
+            Self::Process(pid, None) => Space::only_of_process(pid),
         }
     }
 }
@@ -68,6 +87,14 @@ mod tests {
     fn functions_and_inherited_files_are_told_apart() {
         assert_eq!("fd:3".parse(), Ok(Target::Fd(3)));
         assert_eq!("3".parse(), Ok(Target::Function(FunctionRef::Node(3))));
+        assert_eq!("pid:12".parse(), Ok(Target::Process(12, None)));
+        assert_eq!("pid:12:3".parse(), Ok(Target::Process(12, Some(3))));
+        for bad in ["pid:", "pid:0", "pid:1:", "pid:1:-1", "pid:x:3"] {
+            assert!(
+                bad.parse::<Target>().unwrap_err().contains("pid:1234"),
+                "{bad}"
+            );
+        }
         for bad in ["fd:", "fd:-1", "fd:x", "nvme0"] {
             assert!(bad.parse::<Target>().unwrap_err().contains("fd:"), "{bad}");
         }
