@@ -12,6 +12,7 @@
     reason = "as a crate of its own it is public, and has more than the module uses"
 )]
 
+pub mod advice;
 pub mod frames;
 pub mod mask;
 pub mod owner;

@@ -461,6 +461,14 @@ impl Pages {
                         self.leaf.allow(page.get(), entry != Entry::ReadOnly);
                     }
                 }
+                // What it reached remotely, and may remember from before that ended ([`unpin`](Self::unpin)).
+                Action::Invalidate(_) => {
+                    for page in pages.iter() {
+                        if self.leaf.may_be_remembered(page.get()) {
+                            revocation.invalidate.add(page);
+                        }
+                    }
+                }
                 Action::Free(_) => self.free(pages, false, block),
                 Action::Wake => block.touch(),
                 // Rights that the host has by the state, and steps of those who began the move.
@@ -572,6 +580,18 @@ impl Pages {
         self.leaf.allow_remote(page.get())?;
         self.enter(&page.region().into(), Page::Host { remote: true }, block);
         Ok(())
+    }
+
+    /// Those of `pages` that stay on the host and are reached there need not any more. Returns those that the device may remember: whoever moves
+    /// them has it forget them; until then it goes on reaching them, which it had better not.
+    pub(crate) fn unpin(&mut self, pages: &PageMask, block: &Block) -> PageMask {
+        let state = Page::Host { remote: true };
+        let pinned = self.of(state).and(pages);
+        if pinned.is_empty() {
+            return pinned;
+        }
+        self.take_step(&pinned, &state.on(Event::Unpin), block)
+            .invalidate
     }
 
     /// The longest run from the start of `region` that is in one state, and which: `None` while on its way. Of pages in frames the

@@ -347,7 +347,9 @@ impl Space {
             let is = |state: Page| locked.of(state).and(faulted);
             let lost = is(Page::Lost);
             let (absent, moving) = (is(Page::None), locked.busy().and(faulted));
+            let advice = self.advice.of_block(index);
             let host = is(Page::Host { remote: false });
+            let host = host.minus(&self.reach_advised(&block, &mut locked, &host, &advice));
             for state in [
                 Page::Host { remote: true },
                 Page::Device { window: false },
@@ -365,8 +367,10 @@ impl Space {
                     )?;
                 }
             }
+            let remote = absent.and(advice.preferred(Location::Host));
+            let absent = absent.minus(&remote);
             let missing = absent.or(&host);
-            if missing.is_empty() {
+            if missing.is_empty() && remote.is_empty() {
                 return Ok(lost);
             }
             let bounds = self.bounds(&block, 0..self.pages());
@@ -396,7 +400,7 @@ impl Space {
                 continue;
             }
             drop(locked);
-            let short = self.zero_on_device(&block, &zeros, &absent);
+            let short = self.zero_on_device(&block, &zeros, &absent).or(&remote);
             if !short.is_empty() {
                 self.zero_remotely(&block, &short)?;
             }

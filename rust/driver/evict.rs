@@ -58,6 +58,14 @@ impl Room {
         used.saturating_add(pages) <= most
     }
 
+    /// Pages that there may be on a side.
+    pub(crate) fn limit(&self, side: Location) -> u64 {
+        match side {
+            Location::Host => self.host_limit.load(Relaxed),
+            Location::Device => self.device_limit.load(Relaxed),
+        }
+    }
+
     /// Pages on a side.
     pub(crate) fn used(&self, side: Location) -> u64 {
         match side {

@@ -12,8 +12,9 @@ use super::io::Caller;
 use super::registry;
 use super::space::Space;
 use crate::sys::abi::{
-    self as hw, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy, vfetch_policy_stats,
-    vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit, vfetch_wait,
+    self as hw, vfetch_advise, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy,
+    vfetch_policy_stats, vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit,
+    vfetch_wait,
 };
 use crate::sys::eventfd::EventFd;
 use crate::sys::fault::{Ended, Fault};
@@ -183,7 +184,7 @@ impl OpenFile for SpaceFile {
                 let asked: vfetch_range = argument.read(size_of::<vfetch_range>())?;
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 let end = asked.offset.checked_add(asked.bytes).ok_or(ERANGE)?;
-                self.0.discard(asked.offset..end)
+                self.0.discard(asked.offset..end, true)
             }
             SUBMIT => {
                 // A job reads and writes.
@@ -245,6 +246,14 @@ impl OpenFile for SpaceFile {
                 self.0.residency(&mut asked)?;
                 argument.write(&asked)
             }
+            ADVISE => {
+                let asked: vfetch_advise = argument.read(size_of::<vfetch_advise>())?;
+                must_be_zero(&[asked.flags])?;
+                if asked.advice == hw::VFETCH_ADVICE_DO_NOT_NEED {
+                    permitted(mode.write)?;
+                }
+                self.0.advise(&asked)
+            }
             _ => Err(ENOTTY),
         }
     }
@@ -281,3 +290,4 @@ const GET_POLICY: u32 = Argument::command(hw::VFETCH_COMMAND_GET_POLICY);
 const SET_POLICY: u32 = Argument::command(hw::VFETCH_COMMAND_SET_POLICY);
 const POLICY_STATS: u32 = Argument::command(hw::VFETCH_COMMAND_POLICY_STATS);
 const RESIDENCY: u32 = Argument::command(hw::VFETCH_COMMAND_RESIDENCY);
+const ADVISE: u32 = Argument::command(hw::VFETCH_COMMAND_ADVISE);

@@ -10,7 +10,9 @@ use super::block::{Block, Locked};
 use super::migrate::{Effort, Move};
 use super::space::{region_of, Space};
 use crate::engine::mask::{PageMask, PAGES};
-use crate::engine::prefetch::{self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome};
+use crate::engine::prefetch::{
+    self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome, Reason,
+};
 use crate::engine::tree::Bounds;
 use crate::sys::pci::BoundHold;
 use crate::sys::time::now_ns;
@@ -39,7 +41,7 @@ impl Space {
         };
         let (mapped, any) = (*locked.mapped(), !locked.is_empty());
         let stats = &function.stats;
-        let batch = Batch {
+        let mut batch = Batch {
             function: FunctionId(function.identity.node),
             block: BlockId {
                 space: self.id,
@@ -70,14 +72,49 @@ impl Space {
                 .wrapping_add(stats.to_device_bytes.get()),
             link_backlog_ns: function.backlog_ns(),
         };
+        let advice = self.advice.of_block(block.index);
         let mut prefetcher = function.prefetcher.lock();
         let prefetcher = &mut **prefetcher;
-        prefetch::prefetch(
-            &prefetcher.params,
-            &mut prefetcher.state,
-            &mut locked.engine,
-            &batch,
-        )
+        // Pages of which the same was said are decided together, and apart from others.
+        let mut all = Hint {
+            pages: PageMask::EMPTY,
+            ahead: None,
+            gentle: false,
+            reason: Reason::Disabled,
+        };
+        let mut left = *faulted;
+        while let Some(page) = left.first() {
+            let region = advice.around(page);
+            left.remove(region);
+            let said = advice.of(page);
+            if said.no_prefetch {
+                continue;
+            }
+            batch.bounds = bounds.cut(region);
+            batch.preferred = said.preferred;
+            let hint = prefetch::prefetch(
+                &prefetcher.params,
+                &mut prefetcher.state,
+                &mut locked.engine,
+                &batch,
+            );
+            all = Hint {
+                pages: all.pages.or(&hint.pages),
+                ahead: all.ahead.or(hint.ahead),
+                ..hint
+            };
+        }
+        let stay = all.pages.and(&advice.not_along(destination));
+        if !stay.is_empty() {
+            all.pages = all.pages.minus(&stay);
+            prefetch::feedback(
+                &mut prefetcher.state,
+                &mut locked.engine,
+                Outcome::Dropped,
+                &stay,
+            );
+        }
+        all
     }
 
     /// Tells the engine what became of pages.
@@ -99,7 +136,8 @@ impl Space {
         };
         let begun = {
             let mut locked = block.lock();
-            let wanted = prefetch::ahead_pages(&locked.engine, ahead);
+            let said = self.advice.of_block(block.index);
+            let wanted = prefetch::ahead_pages(&locked.engine, ahead).minus(&said.not_along(to));
             let pages = locked.movable(&wanted, to, false);
             if pages.is_empty() || locked.is_dead() || !locked.has_room_for_move() {
                 return;

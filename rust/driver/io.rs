@@ -379,7 +379,15 @@ impl Space {
         if !self.has_room(1) {
             return Err(ENOSPC);
         }
-        let frames = match self.take_zeroed(pages.len() as u32, Some(block), u64::MAX) {
+        let said = self.advice.of_block(block.index);
+        let on_host = PageIndex::new(pages.first())
+            .is_some_and(|page| said.preferred(Location::Host).has(page));
+        let frames = if on_host {
+            Err(ENOSPC)
+        } else {
+            self.take_zeroed(pages.len() as u32, Some(block), u64::MAX)
+        };
+        let frames = match frames {
             Ok(run) => run,
             Err(ENOSPC | EAGAIN) => {
                 let zeros = HostPage::zeroed()?;

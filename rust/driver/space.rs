@@ -11,6 +11,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::address_space::Asid;
+use super::advice::Advisor;
 use super::block::{Block, Revocation};
 use super::evict::Room;
 use super::function::Function;
@@ -68,6 +69,9 @@ pub(crate) struct Space {
     attachment: Mutex<Option<Attachment>>,
     #[pin]
     pub(crate) jobs: Mutex<Jobs>,
+    /// What the user has said of its pages.
+    #[pin]
+    pub(crate) advice: Advisor,
     pub(crate) events: Arc<Events>,
     /// Lost pages, and the generation that they were counted in, unless they have to be counted again.
     #[pin]
@@ -131,6 +135,7 @@ impl Space {
                 blocks <- Table::new(),
                 attachment <- new_mutex!(None, "vfetch: attachment"),
                 jobs <- new_mutex!(Jobs::default(), "vfetch: jobs"),
+                advice <- Advisor::new(),
                 events: Events::new()?,
                 lost <- new_mutex!(Some((0, 0)), "vfetch: lost pages"),
             }),
@@ -243,7 +248,7 @@ impl Space {
     }
 
     /// The first block from `index` on that is there.
-    fn next_block(&self, index: u64) -> Option<Arc<Block>> {
+    pub(crate) fn next_block(&self, index: u64) -> Option<Arc<Block>> {
         let (_, block) = self.blocks.next(usize::try_from(index).ok()?, usize::MAX)?;
         Some(block)
     }
@@ -312,8 +317,8 @@ impl Space {
 
     /// Tells the engine which of `pages`, which are not mapped any more, the host has used.
     fn learn_used(&self, block: &Block, revocation: &Revocation) {
-        let pages = &revocation.pages;
         let mut locked = block.lock();
+        let pages = revocation.pages.and(locked.host());
         let mut used = PageMask::EMPTY;
         for page in pages.iter() {
             if locked.host_page(page).is_some_and(|page| page.take_used()) {
@@ -327,10 +332,10 @@ impl Space {
 
     /// Tells the engine which of `pages`, which the device has forgotten, it has used.
     fn learn_used_by_device(&self, block: &Block, revocation: &Revocation) {
-        let pages = &revocation.pages;
         let mut locked = block.lock();
+        let pages = revocation.pages.and(locked.device());
         let mut used = PageMask::EMPTY;
-        for page in pages.and(locked.device()).iter() {
+        for page in pages.iter() {
             if locked.leaf.take_marks(page.get()) & hw::VFETCH_MARK_ACCESSED != 0 {
                 used.add(page);
             }
@@ -374,6 +379,7 @@ impl Space {
             self.tell_size();
             self.mapping.unmap(bytes / PAGE, (now - bytes) / PAGE);
             self.forget(bytes / PAGE..now / PAGE, true);
+            self.advice.cut(bytes / PAGE);
             if was_reserved {
                 // CAST: it was a `u32` when it was promised.
                 self.function
@@ -388,6 +394,18 @@ impl Space {
             self.function.ordinary.wake();
         }
         Ok(())
+    }
+
+    /// What the device remembers of `pages` of `block` ends.
+    pub(crate) fn invalidate(&self, block: &Block, pages: &PageMask) {
+        if let (Some(first), Some(last)) = (pages.first(), pages.last_before(PAGES)) {
+            let asid = self.attachment.lock().as_ref().map(|one| one.asid);
+            if let Some(asid) = asid {
+                let count = (last.get() - first.get()) as u64 + 1;
+                let first = block.first_page() + first.get() as u64;
+                self.function.invalidate(asid, first, count);
+            }
+        }
     }
 
     /// Tells the device the size.
@@ -477,8 +495,8 @@ impl Space {
         }
     }
 
-    /// Forgets the contents of `bytes`. See `VFETCH_IOC_DISCARD`.
-    pub(crate) fn discard(&self, bytes: core::ops::Range<u64>) -> Result {
+    /// Forgets the contents of `bytes`. `scrub`: their memory is zeroed at once, and not when it is used again. See `VFETCH_IOC_DISCARD`.
+    pub(crate) fn discard(&self, bytes: core::ops::Range<u64>, scrub: bool) -> Result {
         if bytes.start % PAGE != 0 || bytes.end % PAGE != 0 {
             return Err(EINVAL);
         }
@@ -487,7 +505,7 @@ impl Space {
         if bytes.end > self.bytes() {
             return Err(ERANGE);
         }
-        self.forget(bytes.start / PAGE..bytes.end / PAGE, true);
+        self.forget(bytes.start / PAGE..bytes.end / PAGE, scrub);
         drop(changing);
         Ok(())
     }

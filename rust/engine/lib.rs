@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod advice;
 pub mod frames;
 pub mod mask;
 pub mod owner;

@@ -31,6 +31,7 @@ macro_rules! plain_data {
 }
 
 plain_data!(
+    vfetch_advise,
     vfetch_as,
     vfetch_cancel,
     vfetch_completion,

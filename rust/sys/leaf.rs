@@ -212,6 +212,11 @@ impl Leaf {
         true
     }
 
+    /// Whether the device may remember that it reached the page in host memory, although it does not any more.
+    pub(crate) fn may_be_remembered(&self, page: usize) -> bool {
+        self.remote_page(page).is_some_and(|page| page.mapped)
+    }
+
     // ---- Devices --------------------------------------------------------------------------------
 
     /// Lets a device read the entries and write the marks. ENOMEM, EIO. It must be [detached](Self::detach) before the device is unbound.

@@ -491,6 +491,56 @@ struct vfetch_residency {
 	__u64 lost;
 };
 
+/*
+ * What is said of pages. It holds for what is at these offsets, with or without contents, until something else is said, the
+ * space ends before them, or the file is closed; nothing moves when it is said. It is advice: where there is no
+ * memory for it pages are somewhere else, and contents are always the same.
+ */
+#define VFETCH_ADVICE_NORMAL		0	/* nothing is said any more */
+/*
+ * Where pages are wanted. Host: the device reaches them in host memory, as long as they are there, and they get
+ * their first contents there. Device: a block that the device touches first gets all of its pages there at once. Faults of the other side
+ * bring nothing along.
+ */
+#define VFETCH_ADVICE_PREFER_HOST	1
+#define VFETCH_ADVICE_PREFER_DEVICE	2
+#define VFETCH_ADVICE_PREFER_NONE	3
+/* While they are in host memory the device reaches them there, and does not take them. */
+#define VFETCH_ADVICE_ACCESSED_BY_DEVICE	4
+#define VFETCH_ADVICE_NOT_ACCESSED_BY_DEVICE	5
+/* Nothing comes along with them, and they come along with nothing. */
+#define VFETCH_ADVICE_NO_PREFETCH	6
+#define VFETCH_ADVICE_PREFETCH		7
+/*
+ * Brings those that have contents, whatever else was said, and waits until they are there: as many as may be there (VFETCH_IOC_SET_LIMITS),
+ * from the first on. Others go to make room. Pages that somebody has pinned for I/O stay in host memory.
+ */
+#define VFETCH_ADVICE_WILL_NEED_HOST	8
+#define VFETCH_ADVICE_WILL_NEED_DEVICE	9
+/* They read as zeros again, lost ones included, as after VFETCH_IOC_DISCARD; their memory is scrubbed when it is used again. */
+#define VFETCH_ADVICE_DO_NOT_NEED	10
+
+/* Parts of a space that may differ in what was said of them. */
+#define VFETCH_ADVICE_MOST	4096
+
+/**
+ * struct vfetch_advise - says something of a part of this file's space
+ * @flags: in: must be 0
+ * @advice: in: VFETCH_ADVICE_*
+ * @offset: in: first byte, a multiple of VFETCH_PAGE_BYTES
+ * @bytes: in: length, a multiple of VFETCH_PAGE_BYTES
+ *
+ * Errors: EINVAL unknown advice, or not a multiple of the page; ERANGE not all inside the space; ENOSPC more than
+ * VFETCH_ADVICE_MOST parts differ; ENOMEM no kernel memory; EINTR killed midway; EBADF VFETCH_ADVICE_DO_NOT_NEED, and the file is not
+ * open for writing.
+ */
+struct vfetch_advise {
+	__u32 flags;
+	__u32 advice;
+	__u64 offset;
+	__u64 bytes;
+};
+
 #define VFETCH_IOC_GET_INFO	_IOWR(VFETCH_IOC_MAGIC, 0x00, struct vfetch_info)
 #define VFETCH_IOC_GET_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x01, struct vfetch_stats)
 #define VFETCH_IOC_SET_SIZE	_IOW(VFETCH_IOC_MAGIC, 0x02, struct vfetch_size)
@@ -504,5 +554,6 @@ struct vfetch_residency {
 #define VFETCH_IOC_SET_POLICY	_IOW(VFETCH_IOC_MAGIC, 0x0a, struct vfetch_policy)
 #define VFETCH_IOC_POLICY_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x0b, struct vfetch_policy_stats)
 #define VFETCH_IOC_RESIDENCY	_IOWR(VFETCH_IOC_MAGIC, 0x0c, struct vfetch_residency)
+#define VFETCH_IOC_ADVISE	_IOW(VFETCH_IOC_MAGIC, 0x0d, struct vfetch_advise)
 
 #endif /* _UAPI_LINUX_VFETCH_H */

@@ -32,6 +32,7 @@ _Static_assert(offsetof(struct vfetch_info, memory_bytes) == 56, "memory_bytes")
 _Static_assert(offsetof(struct vfetch_info, space_bytes) == 104, "space_bytes");
 _Static_assert(offsetof(struct vfetch_stats, reads) == 8, "reads");
 _Static_assert(offsetof(struct vfetch_stats, evicted_pages) == 240, "evicted_pages");
+_Static_assert(sizeof(struct vfetch_advise) == 24, "vfetch_advise");
 
 /* A command of this number for a structure of another size. */
 #define SIZED(command, bytes) _IOC(_IOC_DIR(command), _IOC_TYPE(command), _IOC_NR(command), bytes)

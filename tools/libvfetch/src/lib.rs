@@ -19,6 +19,7 @@
 //! | have the function compute on it | [`Space::submit`], [`Task`] |
 //! | know where its pages are, and limit them | [`Space::residency`], [`Space::set_limits`] |
 //! | say which pages come along, and learn what came of it | [`Space::set_policy`], [`Space::policy_stats`] |
+//! | say what it is used for | [`Space::advise`], [`Advice`] |
 //! | know what a function is and what it did | [`Info`], [`Stats`] |
 //!
 //! ```no_run
@@ -46,6 +47,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod advice;
 mod error;
 mod function;
 mod info;
@@ -69,6 +71,7 @@ mod uapi {
     include!(concat!(env!("OUT_DIR"), "/uapi.rs"));
 }
 
+pub use advice::{Advice, Side};
 pub use error::{Error, Result};
 pub use function::{Function, FunctionRef, Host, PciAddress, Role, VfCount};
 pub use info::{Counter, Info, Link, State, Stats};

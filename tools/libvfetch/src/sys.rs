@@ -25,6 +25,7 @@ const GET_POLICY: Opcode = uapi::LIBVFETCH_GET_POLICY;
 const SET_POLICY: Opcode = uapi::LIBVFETCH_SET_POLICY;
 const POLICY_STATS: Opcode = uapi::LIBVFETCH_POLICY_STATS;
 const RESIDENCY: Opcode = uapi::LIBVFETCH_RESIDENCY;
+const ADVISE: Opcode = uapi::LIBVFETCH_ADVISE;
 
 /// `VFETCH_IOC_GET_INFO`.
 pub(crate) fn get_info(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_info> {
@@ -163,4 +164,16 @@ pub(crate) fn residency(
     // SAFETY: As in `get_info`; where `pages` is not 0 it is a slice that is borrowed for the call, and long enough.
     unsafe { ioctl(fd, Updater::<RESIDENCY, _>::new(&mut residency))? };
     Ok(residency)
+}
+
+/// `VFETCH_IOC_ADVISE`.
+pub(crate) fn advise(fd: BorrowedFd<'_>, offset: u64, bytes: u64, advice: u32) -> Result<()> {
+    let advise = uapi::vfetch_advise {
+        advice,
+        offset,
+        bytes,
+        ..Default::default()
+    };
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(fd, Setter::<ADVISE, _>::new(advise)) }
 }

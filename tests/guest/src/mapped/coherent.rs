@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{ensure, Context, Result};
-use libvfetch::{stamped, Function, Reduce, Space, Stamp, StampCheck};
+use libvfetch::{stamped, Advice, Function, Reduce, Side, Space, Stamp, StampCheck};
 use rand::Rng;
 use rustix::mm::ProtFlags;
 
@@ -85,6 +85,21 @@ pub(crate) fn what_is_written_one_way_is_seen_every_other_way() -> Result<()> {
     })
 }
 
+/// What is said of pages.
+const ADVICE: [Advice; 11] = [
+    Advice::Normal,
+    Advice::Prefer(Some(Side::Host)),
+    Advice::Prefer(Some(Side::Device)),
+    Advice::Prefer(None),
+    Advice::AccessedByDevice(true),
+    Advice::AccessedByDevice(false),
+    Advice::Prefetch(false),
+    Advice::Prefetch(true),
+    Advice::WillNeed(Side::Host),
+    Advice::WillNeed(Side::Device),
+    Advice::DoNotNeed,
+];
+
 /// Uses a space at random, and holds it to a model.
 fn use_at_random(function: &Function, rounds: usize) -> Result<()> {
     let owner = u16::try_from(function.node)? + 200;
@@ -99,7 +114,7 @@ fn use_at_random(function: &Function, rounds: usize) -> Result<()> {
             bytes.div_ceil(8).min((model.len() - offset) / 8),
         );
         let what = format!("round {round}");
-        match random.random_range(0..12) {
+        match random.random_range(0..14) {
             0..=1 => {
                 let data = model.next(offset, bytes);
                 mapping.fill(offset, &data);
@@ -142,6 +157,16 @@ fn use_at_random(function: &Function, rounds: usize) -> Result<()> {
                 if to > from {
                     space.discard(from as u64..to as u64)?;
                     model.discarded(from, to - from);
+                }
+            }
+            11..=12 => {
+                let pages = offset / PAGE * PAGE..(offset + bytes) / PAGE * PAGE;
+                if !pages.is_empty() {
+                    let advice = ADVICE[random.random_range(0..ADVICE.len())];
+                    space.advise(pages.start as u64..pages.end as u64, advice)?;
+                    if advice == Advice::DoNotNeed {
+                        model.discarded(pages.start, pages.len());
+                    }
                 }
             }
             _ => mapping = Mapping::part_of(&space, 0, pages * PAGE, RIGHTS)?,

@@ -7,7 +7,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{anyhow, ensure, Context, Result};
-use libvfetch::{stamped, Error, JobError, Reduce, Space, Stamp, Task};
+use libvfetch::{stamped, Advice, Error, JobError, Reduce, Space, Stamp, Task};
 use rand::Rng;
 use rustix::process::Signal;
 
@@ -114,6 +114,9 @@ pub(crate) fn a_reset_takes_what_the_device_has_and_no_more() -> Result<()> {
                 [Some(Signal::BUS); 2],
             )?;
         }
+        space.advise(7 * PAGE as u64..9 * PAGE as u64, Advice::DoNotNeed)?;
+        model::zeros("not needed", 0, &mapping.copy(7 * PAGE..9 * PAGE))?;
+        same("lost pages", space.info()?.space_lost_pages, 5)?;
         space.set_size(0)?;
         space.set_size(20 * PAGE as u64)?;
         model::zeros("grown again", 0, &mapping.copy(0..20 * PAGE))?;

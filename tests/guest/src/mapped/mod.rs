@@ -2,6 +2,7 @@
 
 //! Managed memory: spaces as memory of processes and of jobs, at the same time.
 
+mod advised;
 mod coherent;
 pub(crate) mod direct;
 mod evicted;
@@ -121,6 +122,18 @@ pub(crate) fn groups() -> Vec<Group> {
                 evicted::spaces_share_the_limits_of_their_function,
                 evicted::limits_that_cannot_be_are_refused,
                 evicted::residency_tells_where_pages_are,
+            ],
+        },
+        Group {
+            name: "advised",
+            about: "what is said of pages: where they are wanted, what comes along, what is brought",
+            tests: bounded![60:
+                advised::pages_that_are_wanted_on_the_host_are_reached_there,
+                advised::first_contents_go_where_they_are_wanted,
+                advised::nothing_comes_along_where_it_was_said,
+                advised::pages_that_will_be_needed_are_brought,
+                advised::no_more_is_brought_than_there_may_be,
+                advised::advice_that_cannot_be_is_refused,
             ],
         },
         Group {

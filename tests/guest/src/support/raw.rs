@@ -26,6 +26,15 @@ struct Range {
     bytes: u64,
 }
 
+/// `struct vfetch_advise`.
+#[repr(C)]
+struct Advise {
+    flags: u32,
+    advice: u32,
+    offset: u64,
+    bytes: u64,
+}
+
 /// `struct vfetch_policy`, as far as the tests look at it.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +54,7 @@ const SET_SIZE: Opcode = opcode::write::<Size>(MAGIC, 2);
 const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
 const GET_POLICY: Opcode = opcode::read_write::<Policy>(MAGIC, 9);
 const SET_POLICY: Opcode = opcode::write::<Policy>(MAGIC, 0xa);
+const ADVISE: Opcode = opcode::write::<Advise>(MAGIC, 13);
 
 /// `VFETCH_POLICIES`.
 pub(crate) const POLICIES: u32 = 12;
@@ -87,4 +97,22 @@ pub(crate) fn policy(space: &Space) -> Result<Policy, Errno> {
 pub(crate) fn set_policy(space: &Space, policy: Policy) -> Result<(), Errno> {
     // SAFETY: As in `set_size`.
     unsafe { ioctl(space, Setter::<SET_POLICY, _>::new(policy)) }
+}
+
+/// `VFETCH_IOC_ADVISE`.
+pub(crate) fn advise(
+    space: &Space,
+    flags: u32,
+    advice: u32,
+    offset: u64,
+    bytes: u64,
+) -> Result<(), Errno> {
+    let advise = Advise {
+        flags,
+        advice,
+        offset,
+        bytes,
+    };
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(space, Setter::<ADVISE, _>::new(advise)) }
 }
