@@ -368,6 +368,9 @@ fn is_of(event: Event, id: TransactionId) -> bool {
     }
 }
 
+/// So many worlds are looked at: all, but under Miri, which is slow and looks for something else.
+const WORLDS: usize = if cfg!(miri) { 200 } else { usize::MAX };
+
 /// All worlds that can be reached, and the steps to each.
 fn explore() -> HashMap<World, usize> {
     let mut seen = HashMap::from([(World::new(), 0)]);
@@ -376,7 +379,7 @@ fn explore() -> HashMap<World, usize> {
         let depth = seen[&world];
         for next in world.next() {
             // Two quarantined transfers are as bad as any number.
-            if next.transfers.len() <= 2 && !seen.contains_key(&next) {
+            if next.transfers.len() <= 2 && seen.len() < WORLDS && !seen.contains_key(&next) {
                 seen.insert(next.clone(), depth + 1);
                 queue.push_back(next);
             }
@@ -388,6 +391,9 @@ fn explore() -> HashMap<World, usize> {
 #[test]
 fn nobody_ever_sees_stale_contents() {
     let worlds = explore();
+    if cfg!(miri) {
+        return;
+    }
     // Every state, in more than one world.
     let states = [
         Page::None,

@@ -65,7 +65,11 @@ Columns:
   pollution  misses that would have been hits without prefetching
   moved      MiB on the link, both ways, and as a multiple of what the oracle
              moves
-  p50, p99   time of a decision, on this machine")]
+  p50, p99   time of a decision, on this machine
+
+Pages that device and host, or memory that is too small, move to and fro are
+thrashing: the module's detector leaves them out of prefetches, makes those who
+ask for them wait, and pins them. 'exchange' shows it; --thrashing off ends it.")]
     Run(RunArgs),
     /// As run, for recorded traces
     Replay(ReplayArgs),
@@ -117,7 +121,7 @@ pub(crate) struct ReplayArgs {
 /// How runs are compared.
 #[derive(Debug, Args)]
 pub(crate) struct Comparison {
-    /// Policies, separated by commas; all if not given
+    /// Policies beside none and 51, separated by commas; all if not given
     #[arg(short, long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) policy: Vec<Choice>,
     /// Memory, as shares of the working set
@@ -150,7 +154,7 @@ pub(crate) struct MatrixArgs {
     /// Where the report goes; made if it is not there
     #[arg(short, long, value_name = "OUT", default_value = "target/sim")]
     pub(crate) out: PathBuf,
-    /// Policies, separated by commas; all if not given
+    /// Policies beside none and 51, separated by commas; all if not given
     #[arg(short, long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) policy: Vec<Choice>,
     /// Only these workloads of it, separated by commas

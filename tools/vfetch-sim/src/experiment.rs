@@ -166,6 +166,10 @@ pub(crate) struct Row {
     pub(crate) invalid: u64,
     pub(crate) again: u64,
     pub(crate) evicted_blocks: u64,
+    /// Faults that waited since their page was thrashing; times that a page was pinned; touches of pages pinned elsewhere.
+    pub(crate) throttled: u64,
+    pub(crate) pinned: u64,
+    pub(crate) remote: u64,
     /// What the link carried, both ways.
     pub(crate) bytes_moved: u64,
     /// Of what the oracle moves.
@@ -206,6 +210,9 @@ impl Row {
             invalid: c.invalid,
             again: c.again,
             evicted_blocks: c.evictions,
+            throttled: c.throttled,
+            pinned: c.pinned,
+            remote: c.remote,
             bytes_moved: c.bytes_moved(),
             moved_of_needed: c.bytes_moved() as f64 / bound.bytes().max(1) as f64,
             link_megabytes_per_s: c.bytes_moved() as f64 / 1e6 / seconds,

@@ -89,11 +89,7 @@ fn compare(traces: Vec<Trace>, how: &Comparison) -> anyhow::Result<()> {
         .collect::<Vec<_>>()
         .join(" & ");
     let mut load = Load::new(name, traces);
-    let policies = if how.policy.is_empty() {
-        Choice::all()
-    } else {
-        how.policy.clone()
-    };
+    let policies = Choice::compared(&how.policy);
     let bar = progress((how.capacity.len() * policies.len()) as u64, "simulating");
     let mut cells = Vec::new();
     for capacity in &how.capacity {
@@ -143,11 +139,7 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<()> {
     if !args.workload.is_empty() {
         matrix.workload.retain(|w| args.workload.contains(&w.name));
     }
-    let policies = if args.policy.is_empty() {
-        Choice::all()
-    } else {
-        args.policy.clone()
-    };
+    let policies = Choice::compared(&args.policy);
     let out = args.out.display();
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make the folder '{out}'"))?;

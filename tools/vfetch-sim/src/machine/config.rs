@@ -16,6 +16,10 @@
 //! | `duplex` | half | the link carries one direction at a time, as the device's does (`qemu/SPEC.md`) |
 //! | `writeback` | all | an evicted page travels back whether it was written or not: its frame is the only copy of it (protocol, rule 1) |
 //! | `recency` | access | a block is as recent as its last touch (the device marks accesses) |
+//! | `thrashing` | on | the engine's thrashing detector, fed as the module feeds it, makes those who ask for thrashing pages wait, and pins pages |
+//!
+//! A page that is pinned is reached where it is: each line of 64 bytes that is accessed (at most 64 of a touch) takes the link's latency, one
+//! after the other. Remote accesses do not slow down transfers.
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -50,6 +54,16 @@ pub(crate) enum Recency {
     Access,
     /// Only faults in it
     Fault,
+}
+
+/// Whether thrashing is controlled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Control {
+    /// As the module does, whoever decides what is prefetched
+    On,
+    /// Not at all
+    Off,
 }
 
 /// What things cost; see the module's documentation.
@@ -90,6 +104,9 @@ pub(crate) struct Costs {
     /// What makes a block recently used
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = Recency::Access)]
     pub(crate) recency: Recency,
+    /// Whether thrashing is detected, throttled and pinned
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t = Control::On)]
+    pub(crate) thrashing: Control,
 }
 
 /// Times of up to a second: sums of them cannot overflow.
@@ -111,11 +128,20 @@ impl Default for Costs {
             duplex: Duplex::Half,
             writeback: Writeback::All,
             recency: Recency::Access,
+            thrashing: Control::On,
         }
     }
 }
 
+/// Lines of a page: what a remote access moves is one of them.
+pub(crate) const LINES: u32 = 64;
+
 impl Costs {
+    /// How long a touch of so many accesses takes where the page is out of reach but for the link.
+    pub(crate) fn remote_ns(&self, accesses: u32) -> u64 {
+        self.compute_ns + self.latency_ns * u64::from(accesses.min(LINES))
+    }
+
     /// How long a page occupies the link, in ns, rounded up.
     pub(crate) fn page_ns(&self) -> u64 {
         (PAGE_BYTES * 1000)

@@ -10,7 +10,7 @@
 //!
 //! 1. The strand waits. The page joins its function's fault buffer, unless it is there, or its demanded transfer is under way.
 //! 2. The function's handler, when it is free, takes a batch from the buffer and is busy for the batch's time.
-//! 3. At the end of that the prefetcher is asked. The batch's pages, block by block, and then the hint's get frames and go to the link's
+//! 3. At the end of that pages that are thrashing are put off, or pinned where they are; the prefetcher is asked about the rest. The batch's pages, block by block, and then the hint's get frames and go to the link's
 //!    queues. A page that is on its way as a prefetch becomes a demand.
 //! 4. Frames are made by evicting the least recently used block but the one that is served, all its pages at once; those that travel
 //!    back free their frame when they have arrived. Demands get frames first. A prefetch for which nothing can be evicted is dropped.
@@ -20,11 +20,14 @@
 //!
 //! A host touch of a page that is not on the host takes the host's fault time, then moves it; the prefetcher may add
 //! pages of the device to that.
+//!
+//! A page that is pinned stays, and whoever else touches it goes over the link for it ([`config`]).
 
 pub(crate) mod config;
 pub(crate) mod link;
 pub(crate) mod result;
 mod shadow;
+mod thrashing;
 
 use std::{
     cmp::Reverse,
@@ -32,10 +35,13 @@ use std::{
     time::Instant,
 };
 
-use config::{Costs, Duplex, Recency, Writeback};
+use config::{Costs, Duplex, Recency, Writeback, LINES};
 use link::{Class, Lane};
 use result::{Counters, Outcome, Timeline};
 use shadow::Shadow;
+use thrashing::{Thrashing, Watched};
+
+use vfetch_engine::{prefetch::Location, thrashing::Answer};
 
 use crate::{
     policy::{Fault, Hint, Mask, Prefetcher, Residency, View},
@@ -81,6 +87,8 @@ const SEEN: u16 = 1 << 7;
 const AHEAD: u16 = 1 << 8;
 /// It was evicted last to make room for prefetched pages.
 const PUSHED: u16 = 1 << 9;
+/// The other side reaches it where it is, as long as it is pinned.
+const REMOTE: u16 = 1 << 10;
 
 /// What a page on its way to the device travels for.
 fn class(flags: u16) -> Class {
@@ -103,6 +111,13 @@ const IDLE_TRIES: usize = 8;
 struct Page {
     place: Place,
     flags: u16,
+}
+
+impl Page {
+    /// Whether the host has it, or gets it.
+    fn is_hosts(&self) -> bool {
+        matches!(self.place, Place::Host | Place::Leaving | Place::Return)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -161,6 +176,8 @@ enum Event {
     Arrived(u32),
     /// A page has left it.
     Left(u32),
+    /// The nap that a fault on this page waits for is over.
+    Woken(u32),
 }
 
 struct Function<'a> {
@@ -252,6 +269,7 @@ struct Machine<'a> {
     link_bytes: u64,
     peak: u32,
     shadow: Shadow,
+    thrashing: Thrashing,
     timeline: Timeline,
     hint: Hint,
 }
@@ -259,6 +277,7 @@ struct Machine<'a> {
 #[derive(Debug)]
 struct Space<'a> {
     blocks: &'a [Block],
+    watched: &'a [Watched],
 }
 
 impl Residency for Space<'_> {
@@ -271,6 +290,12 @@ impl Residency for Space<'_> {
             }
         }
         mask
+    }
+
+    fn thrashing(&self, block: u32) -> Mask {
+        self.watched
+            .get(block as usize)
+            .map_or([0; 8], Watched::pages)
     }
 }
 
@@ -290,7 +315,10 @@ macro_rules! ask {
             share: $machine.share,
             link_bytes: $machine.link_bytes,
             backlog_ns,
-            device: &Space { blocks: &$machine.blocks[first..blocks] },
+            device: &Space {
+                blocks: &$machine.blocks[first..blocks],
+                watched: $machine.thrashing.blocks(first..blocks),
+            },
         };
         f.prefetcher.$method(&view $(, $argument)*)
     }};
@@ -377,6 +405,7 @@ impl<'a> Machine<'a> {
             link_bytes: 0,
             peak: 0,
             shadow: Shadow::new(base as usize, capacity),
+            thrashing: Thrashing::new(setup.costs.thrashing, (base / BLOCK_PAGES) as usize),
             timeline: Timeline::new(),
             hint: Hint::default(),
         }
@@ -449,6 +478,7 @@ impl<'a> Machine<'a> {
             }
             Event::Arrived(page) => self.arrived(page),
             Event::Left(page) => self.left(page),
+            Event::Woken(page) => self.woken(page),
         }
     }
 
@@ -511,6 +541,21 @@ impl<'a> Machine<'a> {
 
     /// The strand's touch is done: it goes on when it has computed.
     fn touched(&mut self, strand: usize) {
+        self.goes_on(strand, self.costs.compute_ns);
+    }
+
+    /// The strand's touch is of a page that is pinned on the other side.
+    fn touched_remotely(&mut self, strand: usize) {
+        let s = &self.strands[strand];
+        let f = &mut self.functions[s.function];
+        let accesses = f.trace.touches[s.next].accesses();
+        f.counters.remote += 1;
+        f.counters.remote_lines += u64::from(accesses.min(LINES));
+        self.goes_on(strand, self.costs.remote_ns(accesses));
+    }
+
+    /// The strand's touch is done in `time_ns`.
+    fn goes_on(&mut self, strand: usize, time_ns: u64) {
         let s = &mut self.strands[strand];
         let f = &mut self.functions[s.function];
         let touch = f.trace.touches[s.next];
@@ -518,10 +563,20 @@ impl<'a> Machine<'a> {
         f.counters.touches += 1;
         s.next += 1;
         s.doing = Doing::Running;
-        self.at(
-            self.now + self.costs.compute_ns,
-            Event::Strand(strand as u32),
-        );
+        self.at(self.now + time_ns, Event::Strand(strand as u32));
+    }
+
+    /// Whether `page` is pinned at `place`, and the other side reaches it there.
+    fn is_remote(&mut self, page: u32, place: Place) -> bool {
+        let p = &mut self.pages[page as usize];
+        if p.flags & REMOTE == 0 || p.place != place {
+            return false;
+        }
+        if !self.thrashing.is_pinned(page, self.now) {
+            p.flags &= !REMOTE;
+            return false;
+        }
+        true
     }
 
     fn device_touch(&mut self, strand: usize, page: u32, write: bool) {
@@ -535,10 +590,14 @@ impl<'a> Machine<'a> {
             self.touched(strand);
             return;
         }
+        if self.is_remote(page, Place::Host) {
+            self.touched_remotely(strand);
+            return;
+        }
         self.strands[strand].doing = Doing::Waiting(page);
         let base = self.functions[function].base;
         let p = &mut self.pages[page as usize];
-        if p.flags & (PENDING | DEMAND | RETURN) != 0 {
+        if p.flags & (PENDING | DEMAND | RETURN | REMOTE) != 0 {
             self.functions[function].counters.joined += 1;
             return;
         }
@@ -600,19 +659,28 @@ impl<'a> Machine<'a> {
     fn handled(&mut self, function: usize) {
         let mut batch = std::mem::take(&mut self.functions[function].batch);
         let base = self.functions[function].base;
-        for fault in &batch {
+        batch.retain(|fault| {
             let page = base + fault.page;
-            self.pages[page as usize].flags &= !PENDING;
             if self.costs.recency == Recency::Fault {
                 self.blocks[(page / BLOCK_PAGES) as usize].last = self.now;
             }
-        }
+            self.may_come(function, page)
+        });
         let mut hint = std::mem::take(&mut self.hint);
         self.decide(function, Side::Device, &batch, &mut hint);
         batch.sort_by_key(|fault| fault.page / BLOCK_PAGES);
         for block in batch.chunk_by(|a, b| a.page / BLOCK_PAGES == b.page / BLOCK_PAGES) {
+            let mut moved = [0; 8];
             for fault in block {
-                self.demand(base + fault.page);
+                let page = base + fault.page;
+                let p = &self.pages[page as usize];
+                set(&mut moved, page, p.is_hosts());
+                self.demand(page);
+            }
+            if let Some(fault) = block.first() {
+                let block = (base + fault.page) / BLOCK_PAGES;
+                self.thrashing
+                    .moved(block as usize, Side::Device, &moved, self.now);
             }
             self.pump_frames(block.first().map(|fault| base + fault.page));
         }
@@ -625,6 +693,60 @@ impl<'a> Machine<'a> {
         self.begin_batch(function);
         if !self.lanes[0].busy {
             self.idle();
+        }
+    }
+
+    /// Whether the faulted page may come to the device now.
+    fn may_come(&mut self, function: usize, page: u32) -> bool {
+        let p = &mut self.pages[page as usize];
+        let answer = if p.is_hosts() {
+            self.thrashing.ask(page, Side::Device, Side::Host, self.now)
+        } else {
+            Answer::Go
+        };
+        let counters = &mut self.functions[function].counters;
+        match answer {
+            Answer::Wait { until_us } => {
+                // It stays pending: the fault is raised again.
+                counters.throttled += 1;
+                self.at(until_us * 1000, Event::Woken(page));
+                false
+            }
+            Answer::Pinned { at: Location::Host } => {
+                counters.pinned += 1;
+                p.flags = (p.flags | REMOTE) & !PENDING;
+                if p.place == Place::Host {
+                    self.reached(function, page);
+                }
+                false
+            }
+            Answer::Go | Answer::Pinned { .. } => {
+                p.flags &= !PENDING;
+                true
+            }
+        }
+    }
+
+    /// The nap is over: the fault is raised again.
+    fn woken(&mut self, page: u32) {
+        let function = self.owner[(page / BLOCK_PAGES) as usize] as usize;
+        let write = self.strands_waiting(function, page).any(|strand| {
+            let s = &self.strands[strand];
+            self.functions[function].trace.touches[s.next].is_write()
+        });
+        let f = &mut self.functions[function];
+        f.buffer.push_back(Fault {
+            page: page - f.base,
+            write,
+        });
+        self.begin_batch(function);
+    }
+
+    /// Strands of the device that wait for `page` reach it on the host.
+    fn reached(&mut self, function: usize, page: u32) {
+        let waiting: Vec<usize> = self.strands_waiting(function, page).collect();
+        for strand in waiting {
+            self.touched_remotely(strand);
         }
     }
 
@@ -672,14 +794,19 @@ impl<'a> Machine<'a> {
     fn prefetch_block(&mut self, function: usize, block: &[u32], ahead: u16, gentle: bool) {
         let Function { base, trace, .. } = self.functions[function];
         let mut requested = None;
+        let mut moved = [0; 8];
         for page in block {
             if *page >= trace.pages {
                 self.functions[function].counters.invalid += 1;
                 continue;
             }
             let page = base + page;
+            let pinned = self.is_remote(page, Place::Host);
             let p = &mut self.pages[page as usize];
             match p.place {
+                Place::Host if pinned => {
+                    ask!(self, function, Side::Device, dropped, page - base);
+                }
                 Place::Host
                     if p.flags & PENDING == 0
                         && gentle
@@ -692,6 +819,7 @@ impl<'a> Machine<'a> {
                     self.functions[function].counters.prefetched += 1;
                     self.request(page);
                     requested = Some(page);
+                    set(&mut moved, page, true);
                 }
                 Place::Leaving | Place::Return => {
                     ask!(self, function, Side::Device, dropped, page - base);
@@ -705,7 +833,9 @@ impl<'a> Machine<'a> {
                 Place::Host | Place::Device => {}
             }
         }
-        if requested.is_some() {
+        if let Some(page) = requested {
+            let block = (page / BLOCK_PAGES) as usize;
+            self.thrashing.moved(block, Side::Device, &moved, self.now);
             self.pump_frames(requested);
         }
     }
@@ -717,7 +847,7 @@ impl<'a> Machine<'a> {
         let p = &mut self.pages[page as usize];
         p.place = Place::Frameless;
         let unused = p.flags & HOST_PREFETCHED != 0;
-        p.flags &= !HOST_PREFETCHED;
+        p.flags &= !(HOST_PREFETCHED | REMOTE);
         let queue = class(p.flags).frames();
         self.frameless[queue].push_back(page);
         self.wanting[queue] += 1;
@@ -822,6 +952,7 @@ impl<'a> Machine<'a> {
                 self.leave(page, Class::Writeback);
             }
         }
+        self.thrashing.moved(block, Side::Host, &here, self.now);
         let function = self.owner[block] as usize;
         self.functions[function].counters.evictions += 1;
         let first = self.functions[function].base / BLOCK_PAGES;
@@ -843,7 +974,7 @@ impl<'a> Machine<'a> {
         let p = &mut self.pages[page as usize];
         let unused = p.flags & PREFETCHED != 0;
         let dirty = p.flags & DIRTY != 0;
-        p.flags &= !(PREFETCHED | DIRTY | DEMAND);
+        p.flags &= !(PREFETCHED | DIRTY | DEMAND | REMOTE);
         let travels = class != Class::Writeback || self.costs.writeback == Writeback::All || dirty;
         p.place = if travels { Place::Leaving } else { Place::Host };
         self.functions[function].counters.unused += u64::from(unused);
@@ -854,6 +985,16 @@ impl<'a> Machine<'a> {
         } else {
             self.free += 1;
         }
+    }
+
+    /// The host takes a page of the device's.
+    fn take(&mut self, page: u32, class: Class) {
+        let mut moved = [0; 8];
+        set(&mut moved, page, true);
+        let block = (page / BLOCK_PAGES) as usize;
+        self.thrashing.moved(block, Side::Host, &moved, self.now);
+        self.leave(page, class);
+        self.tell_page_moved(Side::Device, page);
     }
 
     /// `page` has left `side` for the other one.
@@ -971,24 +1112,19 @@ impl<'a> Machine<'a> {
             page - base,
             prefetched
         );
-        let strands = self.strands_of(function);
-        for strand in strands {
-            if self.strands[strand].doing == Doing::Waiting(page)
-                && self.strands[strand].side == Side::Device
-            {
-                let s = &self.strands[strand];
-                let write = self.functions[function].trace.touches[s.next].is_write();
-                if self.costs.recency == Recency::Access {
-                    self.blocks[block].last = self.now;
-                }
-                self.use_page(function, page, write);
-                self.touched(strand);
+        let waiting: Vec<usize> = self.strands_waiting(function, page).collect();
+        for strand in waiting {
+            let s = &self.strands[strand];
+            let write = self.functions[function].trace.touches[s.next].is_write();
+            if self.costs.recency == Recency::Access {
+                self.blocks[block].last = self.now;
             }
+            self.use_page(function, page, write);
+            self.touched(strand);
         }
         if host_wants {
             self.pages[page as usize].flags &= !HOST_WANTS;
-            self.leave(page, Class::Demand);
-            self.tell_page_moved(Side::Device, page);
+            self.take(page, Class::Demand);
             self.pump_link();
         }
         // What has arrived can be evicted for those that found nothing to evict.
@@ -997,9 +1133,13 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn strands_of(&self, function: usize) -> std::ops::Range<usize> {
+    /// The function's strands on the device that wait for `page`.
+    fn strands_waiting(&self, function: usize, page: u32) -> impl Iterator<Item = usize> + '_ {
         let each = self.costs.strands as usize + 1;
-        function * each..(function + 1) * each
+        (function * each..(function + 1) * each).filter(move |strand| {
+            let s = &self.strands[*strand];
+            s.doing == Doing::Waiting(page) && s.side == Side::Device
+        })
     }
 
     fn left(&mut self, page: u32) {
@@ -1020,6 +1160,8 @@ impl<'a> Machine<'a> {
         if wanted {
             self.pages[page as usize].flags |= DEMAND;
             self.request(page);
+        } else if self.pages[page as usize].flags & REMOTE != 0 {
+            self.reached(function, page);
         }
         self.pump_frames(None);
     }
@@ -1044,12 +1186,16 @@ impl<'a> Machine<'a> {
     fn host_touch(&mut self, strand: usize, page: u32) {
         let function = self.strands[strand].function;
         self.shadow.remove(page);
-        let p = &mut self.pages[page as usize];
-        if p.place == Place::Host {
+        if self.pages[page as usize].place == Place::Host {
             self.host_use(function, page);
             self.touched(strand);
             return;
         }
+        if self.is_remote(page, Place::Device) {
+            self.touched_remotely(strand);
+            return;
+        }
+        let p = &mut self.pages[page as usize];
         if matches!(p.place, Place::Leaving | Place::Return) && p.flags & HOST_PREFETCHED != 0 {
             p.flags &= !HOST_PREFETCHED;
             let f = &mut self.functions[function];
@@ -1067,11 +1213,40 @@ impl<'a> Machine<'a> {
         );
     }
 
+    /// Whether the page that the host has faulted on may come to it now.
+    fn may_go(&mut self, function: usize, page: u32) -> bool {
+        if self.pages[page as usize].place != Place::Device {
+            return true;
+        }
+        let host = self.functions[function].host;
+        let counters = &mut self.functions[function].counters;
+        match self.thrashing.ask(page, Side::Host, Side::Device, self.now) {
+            Answer::Wait { until_us } => {
+                counters.throttled += 1;
+                // It faults again then.
+                self.at(until_us * 1000, Event::Strand(host as u32));
+                false
+            }
+            Answer::Pinned {
+                at: Location::Device,
+            } => {
+                counters.pinned += 1;
+                self.pages[page as usize].flags |= REMOTE;
+                self.touched_remotely(host);
+                false
+            }
+            Answer::Go | Answer::Pinned { .. } => true,
+        }
+    }
+
     fn host_handled(&mut self, function: usize) {
         let host = self.functions[function].host;
         let Doing::Waiting(page) = self.strands[host].doing else {
             return;
         };
+        if !self.may_go(function, page) {
+            return;
+        }
         self.functions[function].host_handled = true;
         let base = self.functions[function].base;
         let write = self.functions[function].trace.touches[self.strands[host].next].is_write();
@@ -1082,10 +1257,7 @@ impl<'a> Machine<'a> {
         let mut hint = std::mem::take(&mut self.hint);
         self.decide(function, Side::Host, &[fault], &mut hint);
         match self.pages[page as usize].place {
-            Place::Device => {
-                self.leave(page, Class::Demand);
-                self.tell_page_moved(Side::Device, page);
-            }
+            Place::Device => self.take(page, Class::Demand),
             Place::Leaving | Place::Return => {}
             // It left meanwhile.
             Place::Host => {
@@ -1107,8 +1279,7 @@ impl<'a> Machine<'a> {
             }
             let other = base + other;
             if self.pages[other as usize].place == Place::Device {
-                self.leave(other, Class::Prefetch);
-                self.tell_page_moved(Side::Device, other);
+                self.take(other, Class::Prefetch);
                 self.pages[other as usize].flags |= HOST_PREFETCHED;
                 self.functions[function].counters.prefetched += 1;
             }

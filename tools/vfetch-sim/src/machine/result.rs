@@ -5,6 +5,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::config::LINES;
 use crate::trace::PAGE_BYTES;
 
 /// What is counted for a function, or summed over several.
@@ -47,6 +48,13 @@ pub(crate) struct Counters {
     pub(crate) again: u64,
     /// Blocks of it that were evicted.
     pub(crate) evictions: u64,
+    /// Faults that had to wait since their page was thrashing.
+    pub(crate) throttled: u64,
+    /// Times that a page was pinned.
+    pub(crate) pinned: u64,
+    /// Touches of pages that were pinned elsewhere, and lines that they moved.
+    pub(crate) remote: u64,
+    pub(crate) remote_lines: u64,
     /// Times of decisions by the host's clock, in ns.
     decisions: Option<Box<Histogram<u64>>>,
 }
@@ -94,6 +102,10 @@ impl Counters {
             (&mut self.pages_out, other.pages_out),
             (&mut self.again, other.again),
             (&mut self.evictions, other.evictions),
+            (&mut self.throttled, other.throttled),
+            (&mut self.pinned, other.pinned),
+            (&mut self.remote, other.remote),
+            (&mut self.remote_lines, other.remote_lines),
         ] {
             *mine += other;
         }
@@ -130,6 +142,7 @@ impl Counters {
     /// What the link carried for it, both ways.
     pub(crate) fn bytes_moved(&self) -> u64 {
         (self.pages_in + self.pages_out) * PAGE_BYTES
+            + self.remote_lines * (PAGE_BYTES / u64::from(LINES))
     }
 }
 

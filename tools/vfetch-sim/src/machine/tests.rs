@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{config::Control, *};
 use crate::{
     oracle,
     policy::Nothing,
@@ -50,7 +50,7 @@ impl Prefetcher for Random {
     }
 }
 
-fn simulate(trace: &Trace, costs: Costs, capacity: u32, p: Box<dyn Prefetcher>) -> Outcome {
+fn simulate(trace: &Trace, costs: Costs, capacity: u32, p: Box<dyn Prefetcher + '_>) -> Outcome {
     let setup = Setup {
         costs,
         capacity,
@@ -305,4 +305,109 @@ fn the_pages_of_an_evicted_block_are_told_together() {
     };
     run(&setup, vec![tenant]).unwrap();
     assert_eq!(gone.into_inner(), [(0, 3)]);
+}
+
+/// Device and host write the same page in turn.
+fn ping_pong(rounds: usize) -> Trace {
+    let items: Vec<_> = (0..rounds * 2)
+        .map(|item| (true, item % 2 == 1, vec![(0, 8, true)]))
+        .collect();
+    trace_of(512, &items)
+}
+
+#[test]
+fn a_page_that_thrashes_is_throttled_and_then_pinned() {
+    let t = ping_pong(500);
+    let with = |thrashing| {
+        let costs = Costs {
+            thrashing,
+            ..Costs::default()
+        };
+        simulate(&t, costs, 512, Box::new(Nothing)).total()
+    };
+    let (off, on) = (with(Control::Off), with(Control::On));
+    assert_eq!((off.pages_in, off.pages_out), (500, 500));
+    assert_eq!((off.throttled, off.pinned, off.remote), (0, 0, 0));
+    // Somebody waits in each nap, until the tenth wait pins it.
+    assert_eq!((on.throttled, on.pinned), (9, 1));
+    assert_eq!(on.touches, off.touches);
+    // From then on one side reaches it remotely, in 8 lines.
+    assert!(on.remote > 480 && on.pages_in < 20, "{on:?}");
+    assert_eq!(on.remote_lines, on.remote * 8);
+    assert!(on.time_ns < off.time_ns, "{on:?} {off:?}");
+}
+
+#[test]
+fn a_pin_ends_with_its_time() {
+    // More than the 150 ms of a pin, less than two of them.
+    let t = ping_pong(20_000);
+    let c = simulate(&t, Costs::default(), 512, Box::new(Nothing)).total();
+    assert_eq!(c.touches, 40_000);
+    assert!((150_000_000..300_000_000).contains(&c.time_ns), "{c:?}");
+    assert_eq!((c.pinned, c.throttled), (2, 18), "{c:?}");
+}
+
+/// Notes which pages are thrashing when the device has faulted.
+struct Thrashed<'a>(&'a std::cell::RefCell<Vec<u32>>);
+
+impl Prefetcher for Thrashed<'_> {
+    fn batch(&mut self, view: &View<'_>, _faults: &[Fault], _hint: &mut Hint) {
+        self.0.borrow_mut().push(count(&view.device.thrashing(0)));
+    }
+}
+
+#[test]
+fn evicted_pages_that_come_back_at_once_are_thrashing_for_whoever_prefetches() {
+    // Two blocks in turn, with room for one: each goes when the other comes.
+    let pages: Vec<u32> = (0..16).map(|turn| turn % 2 * 512).collect();
+    let t = trace_of(1024, &[(false, false, reads(&pages))]);
+    let seen = std::cell::RefCell::new(Vec::new());
+    let c = simulate(&t, Costs::default(), 1, Box::new(Thrashed(&seen))).total();
+    assert_eq!((c.faults, c.throttled, c.remote), (16, 0, 0));
+    // Block 0 comes, goes (which arms it), comes, goes: with that its page has moved three times.
+    let seen = seen.into_inner();
+    assert_eq!(seen[..4], [0; 4]);
+    assert!(
+        seen[5..].iter().all(|thrashing| *thrashing == 1),
+        "{seen:?}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn whoever_waits_for_a_thrashing_page_goes_on(
+        items in prop::collection::vec(
+            (any::<bool>(), any::<bool>(), prop::collection::vec((0u32..3, 1u32..100, any::<bool>()), 1..8)), 1..120),
+        blocks in 0u32..3,
+        capacity in 1u32..4,
+        strands in 1u32..6,
+        kind in 0..3,
+    ) {
+        // A few pages, of one block or of several, that all want.
+        let items: Vec<_> = items
+            .into_iter()
+            .map(|(barrier, host, touches)| {
+                let touches = touches.into_iter().map(|(p, n, w)| (p * (1 + 511 * blocks), n, w));
+                (barrier, host, touches.collect())
+            })
+            .collect();
+        let t = trace_of(4096, &items);
+        let prefetcher = || -> Box<dyn Prefetcher> {
+            match kind {
+                0 => Box::new(Nothing),
+                1 => Box::new(Max),
+                _ => Box::new(Random(1)),
+            }
+        };
+        let costs = Costs { strands, ..Costs::default() };
+        let c = simulate(&t, costs, capacity, prefetcher()).total();
+        prop_assert_eq!(c.touches as usize, t.touches.len());
+        prop_assert_eq!(c.accesses, t.accesses());
+        prop_assert_eq!(c.prefetched, c.used + c.late + c.unused + c.left_over);
+        let off = Costs { thrashing: Control::Off, ..costs };
+        let off = simulate(&t, off, capacity, prefetcher()).total();
+        prop_assert_eq!((off.throttled, off.pinned, off.remote), (0, 0, 0));
+    }
 }

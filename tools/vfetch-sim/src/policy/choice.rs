@@ -48,6 +48,8 @@ const SAMPLE_US: u32 = 1000;
 impl Choice {
     /// No prefetching: what the others are compared with.
     pub(crate) const NONE: Self = Self::Engine(Kind::None);
+    /// What drivers have: the tree at 51 %.
+    pub(crate) const USUAL: Self = Self::Fixed(51);
     /// What learns which of them is best.
     pub(crate) const AUTO: Self = Self::Engine(Kind::Auto);
 
@@ -74,6 +76,20 @@ impl Choice {
             Self::Leap,
             Self::BestOffset,
         ]
+    }
+
+    /// `chosen`, or all if that is nothing, with those that all are compared with.
+    pub(crate) fn compared(chosen: &[Self]) -> Vec<Self> {
+        if chosen.is_empty() {
+            return Self::all();
+        }
+        let mut policies: Vec<Self> = Vec::new();
+        for policy in [Self::NONE, Self::USUAL].iter().chain(chosen) {
+            if !policies.contains(policy) {
+                policies.push(*policy);
+            }
+        }
+        policies
     }
 
     /// What it does, in a line.

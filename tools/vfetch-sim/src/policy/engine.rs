@@ -69,6 +69,7 @@ impl Engine {
             }
         }
         let device = PageMask::from_words(view.device.device(index));
+        let thrashing = PageMask::from_words(view.device.thrashing(index));
         let host = PageMask::ALL.minus(&device).within(region);
         let (destination, resident) = match view.side {
             Side::Device => (Location::Device, device),
@@ -88,7 +89,7 @@ impl Engine {
             // All pages have contents from the beginning.
             resident_anywhere: true,
             mapped: &host,
-            thrashing: &PageMask::EMPTY,
+            thrashing: &thrashing,
             destination: Some(destination),
             preferred: None,
             now_ns: view.now_ns,

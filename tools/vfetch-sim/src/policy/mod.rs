@@ -56,6 +56,10 @@ impl View<'_> {
 pub(crate) trait Residency: std::fmt::Debug {
     /// Pages of a block of the function's space that are on the device or on their way there.
     fn device(&self, block: u32) -> Mask;
+    /// Pages of it that are thrashing, pinned ones included.
+    fn thrashing(&self, _block: u32) -> Mask {
+        [0; 8]
+    }
     /// Whether a page of the function's space is.
     fn has(&self, page: u32) -> bool {
         let bit = page % BLOCK_PAGES;

@@ -99,6 +99,13 @@ pub(crate) fn cell_table(cell: &Cell) -> String {
         time(o.link_ns),
         time(o.compute_ns)
     );
+    for row in cell.rows.iter().filter(|row| row.throttled > 0) {
+        let _ = writeln!(
+            text,
+            "Thrashing under {}: {} faults waited, {} ended with their page pinned, {} touches went over the link.",
+            row.policy, row.throttled, row.pinned, row.remote
+        );
+    }
     if let Some(ns) = o.in_order_ns {
         let _ = writeln!(
             text,

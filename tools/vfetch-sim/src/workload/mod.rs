@@ -82,6 +82,7 @@ pub(crate) const KINDS: &[Kind] = &[
     synthetic::GATHER,
     synthetic::SPARSE_BLOCKS,
     synthetic::CYCLIC,
+    synthetic::EXCHANGE,
 ];
 
 fn rng(seed: u64) -> Pcg64 {

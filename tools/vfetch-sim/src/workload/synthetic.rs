@@ -187,9 +187,53 @@ fn run_cyclic(v: &Values<'_>, r: &mut Recorder) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(super) const EXCHANGE: Kind = Kind {
+    name: "exchange",
+    about: "sums an array in pieces; device and host pass the sums to and fro through a few pages, which thrash",
+    params: &[
+        MIB,
+        SEED,
+        param("pages", 16, 1, 1 << 20, "pages of the array that are one piece"),
+        param("hot", 2, 1, 512, "pages that sums are passed through, in turn"),
+    ],
+    file: None,
+    run: run_exchange,
+};
+
+fn run_exchange(v: &Values<'_>, r: &mut Recorder) -> anyhow::Result<()> {
+    let n = bytes(v.get("mib")) as usize / 8;
+    let mut rng = rng(v.get("seed"));
+    let data = (0..n).map(|_| rng.random()).collect();
+    exchange(r, data, v.size("pages") * PAGE / 8, v.size("hot"));
+    Ok(())
+}
+
+/// The sum of `data`, as the host has it in the end.
+fn exchange(r: &mut Recorder, data: Vec<u64>, per_piece: usize, hot: usize) -> u64 {
+    let n = data.len();
+    let data = r.array(data);
+    let mut mail = r.array(vec![0_u64; hot * PAGE / 8]);
+    let mut total = 0_u64;
+    for (piece, first) in (0..n).step_by(per_piece).enumerate() {
+        r.barrier();
+        r.item();
+        let slot = piece % hot * PAGE / 8;
+        let run = data.run(r, first..(first + per_piece).min(n));
+        let sum = run
+            .iter()
+            .fold(0_u64, |sum, value| sum.wrapping_add(*value));
+        mail.set(r, slot, sum);
+        r.host();
+        total = total.wrapping_add(mail.get(r, slot));
+        mail.set(r, slot, 0);
+    }
+    total
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::Side;
 
     #[test]
     fn the_triad_adds_and_multiplies() {
@@ -208,6 +252,18 @@ mod tests {
         let plain: Vec<u64> = index.iter().map(|i| table[*i as usize]).collect();
         let mut r = Recorder::new(64);
         assert_eq!(gather(&mut r, table, index, 64).data(), plain);
+    }
+
+    #[test]
+    fn what_is_exchanged_is_the_sum() {
+        let data: Vec<u64> = (0..5000).collect();
+        let mut r = Recorder::new(64);
+        let sum: u64 = data.iter().sum();
+        assert_eq!(exchange(&mut r, data, 512, 2), sum);
+        let t = r.finish("t".into()).unwrap();
+        let sides: Vec<_> = t.items.iter().map(|item| item.side).collect();
+        assert_eq!(sides[..2], [Side::Device, Side::Host]);
+        assert_eq!(sides.len(), 2 * 5000_usize.div_ceil(512));
     }
 
     #[test]
