@@ -20,7 +20,7 @@
 //! 5. `Piece::transfer` — one descriptor of a move: who has it waits for the device, and publishes
 //! 6. `Block` — the states of a block's pages
 //! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
-//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Function::prefetcher`,
+//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Unpinner::blocks`, `Function::prefetcher`,
 //!    `Move::pieces`, `Lru`, `Memory::frames` — short, nothing of ours is taken in them but 9
 //!    (`attachment` before `AddressSpaces::inner`)
 //! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
@@ -55,4 +55,5 @@ pub(crate) mod registry;
 mod regs;
 mod space;
 mod stats;
+mod thrash;
 mod transfer;

@@ -77,5 +77,25 @@ module! {
             default: 1,
             description: "Faults of a block before anything comes along, 1 to 20 (default 1)",
         },
+        thrashing_enable: u32 {
+            default: 1,
+            description: "Whether pages are kept from going to and fro between host and device, 0 or 1 (default 1)",
+        },
+        thrashing_threshold: u32 {
+            default: 3,
+            description: "Moves of a page, each within a lapse of the one before, until it is thrashing, 1 to 7 (default 3)",
+        },
+        thrashing_pin_threshold: u32 {
+            default: 10,
+            description: "Times that somebody waits for a thrashing page until it is pinned, 1 to 255 (default 10)",
+        },
+        thrashing_lapse_us: u32 {
+            default: 500,
+            description: "The longest time between two moves that belong together, and how long somebody waits, 1 to 10000000 (default 500)",
+        },
+        thrashing_pin_lapses: u32 {
+            default: 300,
+            description: "How long a page is pinned, in lapses, 0 (for ever) to 1000000 (default 300)",
+        },
     },
 }

@@ -144,7 +144,11 @@ impl Space {
         {
             next = block.index + 1;
             let region = region_of(pages, block.index);
-            let remembered = block.lock().unpin(&region.into(), &block);
+            let remembered = {
+                let mut locked = block.lock();
+                locked.thrashing.clear(&region.into());
+                locked.unpin(&region.into(), &block)
+            };
             self.invalidate(&block, &remembered);
             if killed() {
                 return Err(EINTR);
@@ -261,7 +265,10 @@ impl Space {
             let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
             let generation = locked.generation();
             let moving = Move::new(block, pages, to, generation, hold)?;
-            return Ok(locked.begin(&moving, false));
+            let begun = locked.begin(&moving, false);
+            // It was the user who moved them.
+            locked.thrashing.clear(&wanted);
+            return Ok(begun);
         }
         Ok(None)
     }

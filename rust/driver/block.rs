@@ -13,6 +13,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use super::lru::{Age, Listed};
 use super::migrate::{Begun, Move};
 use super::space::Space;
+use super::thrash::Thrashing;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
@@ -110,6 +111,7 @@ pub(crate) struct Pages {
     dead: bool,
     /// What the engine remembers.
     pub(crate) engine: BlockState,
+    pub(crate) thrashing: Thrashing,
 }
 
 /// What is to be done, without the lock, after pages began to move or to be discarded.
@@ -125,6 +127,8 @@ pub(crate) struct Revocation {
     pub(crate) quiet: bool,
     /// It makes room: nobody has asked for the pages elsewhere.
     pub(crate) evicts: bool,
+    /// The block is to be watched from now on, as they move to this side or are sent away from it.
+    pub(crate) watch: Option<Location>,
 }
 
 impl Revocation {
@@ -178,6 +182,7 @@ impl Block {
                         epoch: 0,
                         dead: false,
                         engine: BlockState::NEW,
+                        thrashing: Thrashing::NEW,
                     },
                     "vfetch: block"
                 ),
@@ -443,6 +448,7 @@ impl Pages {
             invalidate: PageMask::EMPTY,
             quiet: block.is_quiet(),
             evicts: false,
+            watch: None,
         };
         let was_device = self.device.and(pages);
         self.enter(pages, step.page, block);
@@ -658,6 +664,7 @@ impl Pages {
             invalidate: PageMask::EMPTY,
             quiet: this.block.is_quiet(),
             evicts: must,
+            watch: None,
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&this.pages);
@@ -669,6 +676,12 @@ impl Pages {
         }
         if all.unmap {
             self.mapped = self.mapped.minus(&this.pages);
+        }
+        if let Some(params) = &this.block.space.function.thrashing {
+            let processor = if must { to.other() } else { to };
+            if self.thrashing.moved(params, processor, &this.pages) {
+                all.watch = Some(processor);
+            }
         }
         Some(Begun::new(this.clone(), all))
     }
@@ -778,6 +791,7 @@ impl Pages {
             invalidate: PageMask::EMPTY,
             quiet: block.is_quiet(),
             evicts: false,
+            watch: None,
         };
         for state in Self::STATES {
             let pages = self.of(state).and(&wanted);
@@ -793,6 +807,7 @@ impl Pages {
             all.invalidate = all.invalidate.or(&one.invalidate);
         }
         self.mapped = self.mapped.minus(&all.pages);
+        self.thrashing.clear(&wanted);
         all
     }
 

@@ -16,6 +16,7 @@ use super::function::Function;
 use super::migrate::{Effort, Move};
 use super::regs::Registers;
 use super::space::{index_of, Space, PAGE};
+use super::thrash::nap;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -224,6 +225,15 @@ impl FaultRing {
 /// Something that arrives later, and pages of it that strands wait for.
 type Awaited = (Arc<Move>, PageMask, u32);
 
+/// What came of a batch so far.
+struct Served {
+    awaited: KVec<Awaited>,
+    /// Something was done that strands can go on for.
+    any: bool,
+    /// When pages can be asked for that are not to be taken yet.
+    until_us: Option<u64>,
+}
+
 /// Sorts by block. (That of the core library can panic.)
 fn sort(batch: &mut [Fault]) {
     let key = |fault: &Fault| (fault.asid, fault.page);
@@ -259,7 +269,11 @@ impl Function {
         self.stats.fault_batches.count();
         self.begin_batch();
         sort(batch);
-        let mut awaited: KVec<Awaited> = KVec::new();
+        let mut served = Served {
+            awaited: KVec::new(),
+            any: false,
+            until_us: None,
+        };
         let mut left: &[Fault] = batch;
         while let Some(first) = left.first().copied() {
             let (index, _) = index_of(first.page);
@@ -270,10 +284,10 @@ impl Function {
             let (group, rest) = left.split_at_checked(same.max(1)).unwrap_or((left, &[]));
             left = rest;
             if let Some(space) = self.spaces.get(first.asid) {
-                space.serve_block(index, group, &mut awaited);
+                space.serve_block(index, group, &mut served);
             }
         }
-        for (moving, pages, version) in &awaited {
+        for (moving, pages, version) in &served.awaited {
             for page in pages.iter() {
                 if !moving.finish_page(page) && moving.is_moving(page) {
                     // It is not on its way yet.
@@ -281,6 +295,10 @@ impl Function {
                 }
             }
             moving.block.space.settle_arrivals(moving, pages);
+        }
+        if let (false, Some(until_us)) = (served.any, served.until_us) {
+            // They would only ask again.
+            nap(until_us);
         }
         let mut last = None;
         for fault in batch.iter() {
@@ -296,7 +314,7 @@ impl Function {
 
 impl Space {
     /// Serves faults of one block: begins what takes time.
-    fn serve_block(self: &Arc<Self>, index: u64, faults: &[Fault], awaited: &mut KVec<Awaited>) {
+    fn serve_block(self: &Arc<Self>, index: u64, faults: &[Fault], served: &mut Served) {
         let (mut faulted, mut written) = (PageMask::EMPTY, PageMask::EMPTY);
         for fault in faults {
             if fault.page >= self.pages() {
@@ -310,7 +328,7 @@ impl Space {
                 written.add(page);
             }
         }
-        let result = self.serve_pages(index, &faulted, &written, awaited);
+        let result = self.serve_pages(index, &faulted, &written, served);
         let lost = match result {
             Ok(lost) => lost,
             Err(error) => {
@@ -333,7 +351,7 @@ impl Space {
         index: u64,
         faulted: &PageMask,
         written: &PageMask,
-        awaited: &mut KVec<Awaited>,
+        served: &mut Served,
     ) -> Result<PageMask> {
         if faulted.is_empty() {
             return Ok(PageMask::EMPTY);
@@ -350,6 +368,15 @@ impl Space {
             let advice = self.advice.of_block(index);
             let host = is(Page::Host { remote: false });
             let host = host.minus(&self.reach_advised(&block, &mut locked, &host, &advice));
+            let (host, wait) = match self.ask_for_device(&block, &mut locked, &host) {
+                None => (host, PageMask::EMPTY),
+                Some(verdict) => {
+                    let until_us = served.until_us.unwrap_or(u64::MAX);
+                    served.until_us = Some(until_us.min(verdict.until_us));
+                    (host.minus(&verdict.stay).minus(&verdict.wait), verdict.wait)
+                }
+            };
+            served.any |= *faulted != wait;
             for state in [
                 Page::Host { remote: true },
                 Page::Device { window: false },
@@ -361,7 +388,7 @@ impl Space {
             self.feedback(&mut locked, Outcome::Late, &moving);
             for page in moving.iter() {
                 if let Some(one) = locked.move_of(page) {
-                    awaited.push(
+                    served.awaited.push(
                         (one.clone(), page.region().into(), block.version()),
                         GFP_KERNEL,
                     )?;
@@ -411,7 +438,9 @@ impl Space {
             };
             if let Some(began) = began {
                 let version = block.version();
-                awaited.push((began.carry_out(&host, effort), host, version), GFP_KERNEL)?;
+                served
+                    .awaited
+                    .push((began.carry_out(&host, effort), host, version), GFP_KERNEL)?;
             }
             if let Some(ahead) = &hint.ahead {
                 self.bring_ahead(ahead, Location::Device);

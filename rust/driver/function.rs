@@ -21,9 +21,11 @@ use super::registry;
 use super::regs::{Description, Registers};
 use super::space::Space;
 use super::stats::Stats;
+use super::thrash::Unpinner;
 use crate::engine::owner::TransactionId;
 use crate::engine::params::Params;
 use crate::engine::prefetch::{FunctionState, Location};
+use crate::engine::thrashing;
 use crate::sys::abi as hw;
 use crate::sys::pci::{Address, BoundDevice, BoundGuard};
 use crate::sys::work::OwnQueue;
@@ -106,6 +108,9 @@ pub(crate) struct Function {
     /// What decides which pages come along.
     #[pin]
     pub(crate) prefetcher: Mutex<KBox<Prefetcher>>,
+    /// How pages are kept from thrashing, if they are.
+    pub(crate) thrashing: Option<thrashing::Params>,
+    pub(crate) unpinner: Arc<Unpinner>,
     #[pin]
     pub(crate) memory: Memory,
     pub(crate) bound: Arc<BoundDevice>,
@@ -195,6 +200,8 @@ impl Function {
                     KBox::new(Prefetcher { params: parameters.prefetch, state: FunctionState::NEW }, GFP_KERNEL)?,
                     "vfetch: prefetcher"
                 ),
+                thrashing: parameters.thrashing,
+                unpinner: Unpinner::new()?,
                 memory <- Memory::new(frames)?,
                 bound: BoundDevice::new(device)?,
                 registers,
@@ -701,6 +708,7 @@ impl Function {
         }
         // Not with the lock, which the recovery takes.
         self.recovery.close();
+        self.unpinner.close();
         self.faults.stop();
         self.faults.close();
         let mut life = self.life.lock();

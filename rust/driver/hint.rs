@@ -40,6 +40,7 @@ impl Space {
             Location::Device => locked.device().minus(locked.busy()),
         };
         let (mapped, any) = (*locked.mapped(), !locked.is_empty());
+        let thrashing = locked.thrashing.thrashing();
         let stats = &function.stats;
         let mut batch = Batch {
             function: FunctionId(function.identity.node),
@@ -53,7 +54,7 @@ impl Space {
             resident: &resident,
             resident_anywhere: any,
             mapped: &mapped,
-            thrashing: &PageMask::EMPTY,
+            thrashing: &thrashing,
             destination: Some(destination),
             preferred: None,
             now_ns: now_ns(),

@@ -8,6 +8,7 @@ use kernel::sync::Arc;
 use super::block::{Block, Locked};
 use super::migrate::{Begun, Effort, Move};
 use super::space::Space;
+use super::thrash::nap;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::{Ahead, Location, Outcome};
@@ -27,6 +28,8 @@ enum Next {
     Wait(Arc<Move>, u32),
     /// Nobody moves it, but the block must change first.
     WaitForChange(u32),
+    /// The device has it, and for so long.
+    Nap(u64),
     /// It begins to move.
     Fetch(Begun, Option<Ahead>),
 }
@@ -77,6 +80,13 @@ impl Space {
                     if block.wait(version, Signals::Fatal) == Waited::Signal {
                         return Ended::Done;
                     }
+                    if unlocked {
+                        return Ended::Again;
+                    }
+                }
+                Next::Nap(until_us) => {
+                    let unlocked = fault.unlock();
+                    nap(until_us);
                     if unlocked {
                         return Ended::Again;
                     }
@@ -141,7 +151,10 @@ impl Space {
                 Err(_) => Next::Ended(Ended::NoMemory),
             },
             Page::Host { .. } => Next::Ended(self.map(fault, block, &mut locked, page)),
-            Page::Device { .. } => self.fetch(fault, block, &mut locked, page),
+            Page::Device { .. } => match self.ask_for_host(&mut locked, page) {
+                Some(until_us) => Next::Nap(until_us),
+                None => self.fetch(fault, block, &mut locked, page),
+            },
             _ => Next::Ended(Ended::Nothing),
         }
     }

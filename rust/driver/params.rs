@@ -7,7 +7,8 @@ use core::ops::RangeInclusive;
 use kernel::prelude::*;
 use kernel::time::Msecs;
 
-use crate::engine::params::{MinFaults, Params};
+use crate::engine::params::{Bounded, Params};
+use crate::engine::thrashing;
 use crate::engine::tree::Threshold;
 use crate::module_parameters;
 
@@ -22,6 +23,8 @@ pub(crate) struct Parameters {
     pub(crate) spin_us: u32,
     /// How functions prefetch that are bound from now on, until user space says otherwise.
     pub(crate) prefetch: Params,
+    /// How they keep pages from thrashing, if they do.
+    pub(crate) thrashing: Option<thrashing::Params>,
 }
 
 /// EINVAL, with a message, unless the `value` of the parameter `name` is within `range`.
@@ -39,6 +42,12 @@ fn within(name: &str, value: u32, range: &RangeInclusive<u32>) -> Result {
     Err(EINVAL)
 }
 
+/// The `value` of the parameter `name`. EINVAL, with a message, out of its range.
+fn bounded<const LOW: u32, const HIGH: u32>(name: &str, value: u32) -> Result<Bounded<LOW, HIGH>> {
+    within(name, value, &(LOW..=HIGH))?;
+    Bounded::new(value).ok_or(EINVAL)
+}
+
 impl Parameters {
     /// Shortest and longest time-out. Shorter ones would reset queues that are only busy; with longer
     /// ones tasks that wait, which cannot be interrupted, would be taken for hung.
@@ -50,7 +59,6 @@ impl Parameters {
     /// 0 is for tests of the engine: everything would come along with every fault.
     const THRESHOLD: RangeInclusive<u32> = 1..=100;
     const ENABLE: RangeInclusive<u32> = 0..=1;
-    const MIN_FAULTS: RangeInclusive<u32> = MinFaults::MIN.get()..=MinFaults::MAX.get();
 
     /// Reads the parameters. EINVAL, with a message, when one is out of range.
     pub(crate) fn read() -> Result<Self> {
@@ -74,7 +82,34 @@ impl Parameters {
             queue_order: order,
             spin_us,
             prefetch: Self::prefetch()?,
+            thrashing: Self::thrashing()?,
         })
+    }
+
+    /// What of thrashing is set at load time.
+    fn thrashing() -> Result<Option<thrashing::Params>> {
+        let enable = module_parameters::thrashing_enable.value();
+        within("thrashing_enable", enable, &Self::ENABLE)?;
+        let params = thrashing::Params {
+            threshold: bounded(
+                "thrashing_threshold",
+                module_parameters::thrashing_threshold.value(),
+            )?,
+            pin_threshold: bounded(
+                "thrashing_pin_threshold",
+                module_parameters::thrashing_pin_threshold.value(),
+            )?,
+            lapse_us: bounded(
+                "thrashing_lapse_us",
+                module_parameters::thrashing_lapse_us.value(),
+            )?,
+            pin_lapses: bounded(
+                "thrashing_pin_lapses",
+                module_parameters::thrashing_pin_lapses.value(),
+            )?,
+            ..thrashing::Params::DEFAULT
+        };
+        Ok((enable == 1).then_some(params))
     }
 
     /// What of prefetching is set at load time.
@@ -84,11 +119,10 @@ impl Parameters {
         let min_faults = module_parameters::prefetch_min_faults.value();
         within("prefetch_enable", enable, &Self::ENABLE)?;
         within("prefetch_threshold", threshold, &Self::THRESHOLD)?;
-        within("prefetch_min_faults", min_faults, &Self::MIN_FAULTS)?;
         Ok(Params {
             enabled: enable == 1,
             threshold: Threshold::new(u8::try_from(threshold)?).ok_or(EINVAL)?,
-            min_faults: MinFaults::new(min_faults).ok_or(EINVAL)?,
+            min_faults: bounded("prefetch_min_faults", min_faults)?,
             ..Params::DEFAULT
         })
     }

@@ -310,6 +310,9 @@ impl Space {
                 self.learn_used_by_device(block, revocation);
             }
         }
+        if let Some(processor) = revocation.watch {
+            self.watch(block, processor, &revocation.pages);
+        }
         if !revocation.quiet {
             block.drain();
         }

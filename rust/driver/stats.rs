@@ -77,4 +77,8 @@ counters!(
     invalidations,
     evictions,
     evicted_pages,
+    throttled,
+    thrashing_pins,
+    thrashing_unpins,
+    thrashing_missed,
 );

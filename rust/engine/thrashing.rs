@@ -80,8 +80,9 @@ impl Params {
         self.lapses(self.nap_lapses.get())
     }
 
-    /// `None`: for ever.
-    const fn pin(&self) -> Option<u64> {
+    /// How long a page is pinned; `None`: for ever.
+    #[must_use]
+    pub const fn pin_us(&self) -> Option<u64> {
         match self.pin_lapses.get() {
             0 => None,
             lapses => Some(self.lapses(lapses)),
@@ -378,7 +379,7 @@ impl Detector {
         now_us: u64,
     ) {
         let Some(state) = pages else { return };
-        if let Some(time) = params.pin() {
+        if let Some(time) = params.pin_us() {
             let pinned = self.pinned;
             for index in pinned.iter() {
                 if let Some(page) = state.get(index) {

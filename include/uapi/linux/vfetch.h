@@ -199,6 +199,10 @@ struct vfetch_info {
  * @invalidations: of the device's memory of page tables
  * @evictions: blocks that were sent to the other side to make room
  * @evicted_pages: pages of theirs
+ * @throttled: times that a page was not moved to who wanted it yet, since it was thrashing
+ * @thrashing_pins: pages that were pinned to the host for that
+ * @thrashing_unpins: pages whose pins were over
+ * @thrashing_missed: blocks that were not watched for want of kernel memory
  */
 struct vfetch_stats {
 	__u32 flags;
@@ -233,6 +237,10 @@ struct vfetch_stats {
 	__u64 invalidations;
 	__u64 evictions;
 	__u64 evicted_pages;
+	__u64 throttled;
+	__u64 thrashing_pins;
+	__u64 thrashing_unpins;
+	__u64 thrashing_missed;
 };
 
 /**

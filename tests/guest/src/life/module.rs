@@ -98,6 +98,12 @@ fn parameters_out_of_range_are_refused_with_a_message() -> Result<()> {
         ("prefetch_threshold", "307"),
         ("prefetch_min_faults", "0"),
         ("prefetch_min_faults", "21"),
+        ("thrashing_enable", "2"),
+        ("thrashing_threshold", "0"),
+        ("thrashing_threshold", "8"),
+        ("thrashing_pin_threshold", "256"),
+        ("thrashing_lapse_us", "10000001"),
+        ("thrashing_pin_lapses", "1000001"),
     ];
     let mut wrong = Vec::new();
     for (name, value) in cases {

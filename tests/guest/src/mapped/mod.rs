@@ -11,6 +11,7 @@ mod kernels;
 mod lost;
 mod mapping;
 mod others;
+mod thrashing;
 
 use anyhow::{Context, Result};
 use libvfetch::{stamped, Function, Space, Stamp, StampCheck};
@@ -153,6 +154,16 @@ pub(crate) fn groups() -> Vec<Group> {
                 jobs::the_host_uses_the_space_of_a_running_job,
                 jobs::jobs_of_many_spaces_and_functions_run_at_once,
                 jobs::a_file_opened_for_reading_has_no_jobs,
+            ],
+        },
+        Group {
+            name: "mapped-thrashing",
+            about: "pages that both sides want (reloads the module)",
+            tests: bounded![110:
+                thrashing::a_page_that_both_want_stays_and_is_reached,
+                thrashing::a_pin_ends_after_its_time,
+                thrashing::who_takes_turns_waits,
+                thrashing::without_it_pages_come_and_go,
             ],
         },
         Group {

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that host and device take from one another: who waits for a while, and what stays where it is, to be reached from the other side.
+//!
+//! The engine decides ([`Detector`]). Here it is told of moves, asked before pages are taken, and pins end that nobody's fault would end.
+
+use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::time::delay::fsleep;
+use kernel::time::{Delta, Msecs};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+use super::block::{Block, Locked};
+use super::space::Space;
+use crate::engine::mask::{PageIndex, PageMask};
+use crate::engine::prefetch::Location;
+use crate::engine::thrashing::{Answer, Detector, Pages, Params, Place};
+use crate::sys::time::now_ns;
+use crate::sys::wait::{new_wait_queue, Signals, WaitQueue};
+use crate::sys::work::{cancel_sync, system_unbound};
+
+/// The engine's clock.
+fn now_us() -> u64 {
+    now_ns() / 1000
+}
+
+/// Waits until `until_us`, or for as long as anybody is to be held up at once: then it is asked again.
+pub(crate) fn nap(until_us: u64) {
+    /// Longer naps are taken in pieces.
+    const MOST_US: u64 = 10_000;
+    let left = until_us.saturating_sub(now_us()).min(MOST_US);
+    if left > 0 {
+        // CAST: bounded above.
+        fsleep(Delta::from_micros(left as i64));
+    }
+}
+
+/// What is known of a block.
+pub(crate) struct Thrashing {
+    detector: Detector,
+    /// Of its pages, once that is wanted.
+    pages: Option<KBox<Pages>>,
+    /// Pages that were pinned because they thrashed; some are not any more.
+    pinned: PageMask,
+    /// The [`Unpinner`] has the block.
+    listed: bool,
+}
+
+/// What one side is to do about pages that it wants and the other has.
+pub(crate) struct Verdict {
+    /// They stay: they are to be reached where they are.
+    pub(crate) stay: PageMask,
+    /// They are not to be taken now.
+    pub(crate) wait: PageMask,
+    /// Then it is to be asked again.
+    pub(crate) until_us: u64,
+}
+
+impl Thrashing {
+    /// Of a block of which nothing is known.
+    pub(crate) const NEW: Self = Self {
+        detector: Detector::NEW,
+        pages: None,
+        pinned: PageMask::EMPTY,
+        listed: false,
+    };
+
+    /// Pages that are thrashing, pinned ones among them.
+    pub(crate) fn thrashing(&self) -> PageMask {
+        self.detector.thrashing()
+    }
+
+    /// `moved` begin to move to `processor`, or are sent away from it to make room. Returns whether state for the pages is
+    /// [wanted](Space::watch).
+    pub(crate) fn moved(&mut self, params: &Params, processor: Location, moved: &PageMask) -> bool {
+        let now = now_us();
+        self.detector
+            .event(params, &mut self.pages, processor, moved, now)
+    }
+
+    /// `requester` wants `wanted` pages, which are at the other side and not on their way.
+    fn ask(
+        &mut self,
+        params: &Params,
+        requester: Location,
+        wanted: &PageMask,
+        place: impl Fn(PageIndex) -> Place,
+    ) -> Verdict {
+        let mut verdict = Verdict {
+            stay: PageMask::EMPTY,
+            wait: PageMask::EMPTY,
+            until_us: u64::MAX,
+        };
+        let now = now_us();
+        self.detector.expire(params, &mut self.pages, now);
+        for page in wanted.and(&self.detector.thrashing()).iter() {
+            let place = place(page);
+            match self
+                .detector
+                .ask(params, &mut self.pages, requester, page, place, now)
+            {
+                Answer::Pinned { at } if at != requester => verdict.stay.add(page),
+                Answer::Go | Answer::Pinned { .. } => {}
+                Answer::Wait { until_us } => {
+                    verdict.wait.add(page);
+                    verdict.until_us = verdict.until_us.min(until_us);
+                }
+            }
+        }
+        verdict
+    }
+
+    /// The user has moved `pages`, or has said something of them.
+    pub(crate) fn clear(&mut self, pages: &PageMask) {
+        self.detector.clear(&mut self.pages, pages);
+    }
+
+    /// Those that were pinned and need not be any more.
+    fn due(&mut self, params: &Params) -> PageMask {
+        self.detector.expire(params, &mut self.pages, now_us());
+        let due = self.pinned.minus(self.detector.pinned());
+        self.pinned = self.pinned.minus(&due);
+        due
+    }
+}
+
+/// State of the pages of a block: 8 KiB. ENOMEM.
+#[inline(never)]
+fn new_pages() -> Result<KBox<Pages>> {
+    Ok(KBox::<Pages>::new_uninit(GFP_KERNEL_ACCOUNT)?.write(Pages::NEW))
+}
+
+impl Space {
+    /// Watches the pages of `block`, of which `moved` have just moved to `processor` or were sent away from it. Without memory for
+    /// that it is not watched.
+    pub(crate) fn watch(&self, block: &Block, processor: Location, moved: &PageMask) {
+        let Some(params) = &self.function.thrashing else {
+            return;
+        };
+        let Ok(pages) = new_pages() else {
+            self.function.stats.thrashing_missed.count();
+            return;
+        };
+        let mut locked = block.lock();
+        if locked.thrashing.pages.is_none() {
+            locked.thrashing.pages = Some(pages);
+            // The same event again, as the detector wants it.
+            let _ = locked.thrashing.moved(params, processor, moved);
+        }
+    }
+
+    /// The device wants `host` pages of `block`: those that stay are within its reach from now on.
+    pub(crate) fn ask_for_device(
+        &self,
+        block: &Arc<Block>,
+        locked: &mut Locked<'_>,
+        host: &PageMask,
+    ) -> Option<Verdict> {
+        let params = self.function.thrashing.as_ref()?;
+        if !host.intersects(&locked.thrashing.thrashing()) {
+            return None;
+        }
+        let advice = self.advice.of_block(block.index);
+        let mut verdict = locked
+            .thrashing
+            .ask(params, Location::Device, host, |page| Place {
+                owner: Location::Host,
+                preferred: advice.of(page).preferred,
+                host_reaches_device: false,
+                device_reaches_host: true,
+            });
+        let stay = verdict.stay;
+        for page in stay.iter() {
+            // What cannot be reached moves, as others do.
+            if locked.pin_to_host(page, block).is_err() {
+                verdict.stay.take(page);
+            }
+        }
+        self.function
+            .stats
+            .throttled
+            .add(verdict.wait.count() as u64);
+        self.function
+            .stats
+            .thrashing_pins
+            .add(verdict.stay.count() as u64);
+        locked.thrashing.pinned = locked.thrashing.pinned.or(&verdict.stay);
+        if !verdict.stay.is_empty() && !locked.thrashing.listed && params.pin_us().is_some() {
+            locked.thrashing.listed = self.function.unpinner.add(block);
+        }
+        Some(verdict)
+    }
+
+    /// The host wants `page` of `block`, which the device has. `Some`: not before then.
+    pub(crate) fn ask_for_host(&self, locked: &mut Locked<'_>, page: PageIndex) -> Option<u64> {
+        let params = self.function.thrashing.as_ref()?;
+        let wanted = page.region().into();
+        if !locked.thrashing.thrashing().has(page) {
+            return None;
+        }
+        let reaches = locked.leaf.is_attached();
+        let verdict = locked
+            .thrashing
+            .ask(params, Location::Host, &wanted, |_| Place {
+                owner: Location::Device,
+                preferred: None,
+                host_reaches_device: false,
+                device_reaches_host: reaches,
+            });
+        if verdict.wait.is_empty() {
+            return None;
+        }
+        self.function.stats.throttled.count();
+        Some(verdict.until_us)
+    }
+
+    /// Pages of `block` whose pins are over need not stay any more. Returns whether there are others.
+    fn unpin_due(&self, block: &Block, params: &Params) -> bool {
+        let advice = self.advice.of_block(block.index);
+        let mut locked = block.lock();
+        let due = locked.thrashing.due(params).minus(&advice.stays_on_host());
+        let remembered = locked.unpin(&due, block);
+        let more = !locked.thrashing.pinned.is_empty() && !locked.is_dead();
+        locked.thrashing.listed = more;
+        drop(locked);
+        self.function
+            .stats
+            .thrashing_unpins
+            .add(remembered.count() as u64);
+        self.invalidate(block, &remembered);
+        more
+    }
+}
+
+/// Ends pins of thrashing pages when their time is over: nobody faults on them.
+#[pin_data]
+pub(crate) struct Unpinner {
+    /// Blocks with such pages. They have references to this, through their function: [`close`](Self::close) breaks the circle.
+    #[pin]
+    blocks: Mutex<KVec<Arc<Block>>>,
+    closed: Atomic<bool>,
+    #[pin]
+    woken: WaitQueue,
+    #[pin]
+    work: Work<Unpinner>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Unpinner { self.work }
+}
+
+impl WorkItem for Unpinner {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        while this.look() {}
+    }
+}
+
+impl Unpinner {
+    /// One that has no blocks. ENOMEM.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                blocks <- new_mutex!(KVec::new(), "vfetch: blocks with pins"),
+                closed: Atomic::new(false),
+                woken <- new_wait_queue!("vfetch: blocks with pins"),
+                work <- new_work!("vfetch: unpinning"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Looks after `block`. `false` if that cannot be: the next pin tries again.
+    fn add(self: &Arc<Self>, block: &Arc<Block>) -> bool {
+        let mut blocks = self.blocks.lock();
+        if self.closed.load(Acquire) || blocks.push(block.clone(), GFP_NOWAIT).is_err() {
+            return false;
+        }
+        // With the lock: what is queued afterwards `close` would not see. It may be queued already.
+        let _ = system_unbound().enqueue(self.clone());
+        true
+    }
+
+    /// Waits for as long as a pin takes, and lets go what is due. Returns whether there is more.
+    fn look(&self) -> bool {
+        let first = self.blocks.lock().first().cloned();
+        let Some(function) = first.map(|block| block.space.function.clone()) else {
+            return false;
+        };
+        let Some((params, time)) = function
+            .thrashing
+            .as_ref()
+            .and_then(|params| Some((params, params.pin_us()?)))
+        else {
+            return false;
+        };
+        // CAST: at most a minute.
+        let time = time.div_ceil(1000).clamp(1, 60_000) as Msecs;
+        self.woken
+            .wait(Signals::None, Some(time), || self.closed.load(Acquire));
+        let count = self.blocks.lock().len();
+        for at in (0..count).rev() {
+            let block = self.blocks.lock().get(at).cloned();
+            let Some(block) = block else {
+                continue;
+            };
+            if self.closed.load(Acquire) {
+                return false;
+            }
+            if !block.space.unpin_due(&block, params) {
+                // Others only put blocks behind the last.
+                let removed = self.blocks.lock().remove(at);
+                drop(removed);
+            }
+        }
+        true
+    }
+
+    /// Lets go of all blocks, and takes no more.
+    pub(crate) fn close(self: &Arc<Self>) {
+        let blocks = {
+            let mut blocks = self.blocks.lock();
+            self.closed.store(true, Release);
+            core::mem::take(&mut *blocks)
+        };
+        self.woken.wake_all();
+        cancel_sync(self);
+        drop(blocks);
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages that host and device take from one another.
+//!
+//! The module is loaded with lapses that are long for what happens within them on a slow machine.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail, ensure, Result};
+use libvfetch::{Advice, Place, Side, Space};
+
+use super::{device_finds, device_stamps, mapped, stamped_bytes, Mapping};
+use crate::{
+    life::machine::{function, insmod, parameters, rmmod, set_vfs},
+    support::{
+        errno::same,
+        machine::{leaves_nothing, PAGE},
+        model,
+    },
+};
+
+/// Loads the module with `values`, runs `test` on a space of the PF's and on one of a VF's, and loads it as it was.
+fn with(values: &str, test: impl Fn(&Space, &Mapping) -> Result<()>) -> Result<()> {
+    let load = |values: &str| {
+        rmmod().map_err(|errno| anyhow!("rmmod: {errno:?}"))?;
+        insmod(values).map_err(|errno| anyhow!("insmod {values}: {errno:?}"))
+    };
+    load(&format!("prefetch_enable=0 {values}"))?;
+    set_vfs(1)?;
+    for number in [0, 1] {
+        let function = function(number)?;
+        leaves_nothing(&function, || {
+            let (space, mapping) = mapped(&function, 20)?;
+            test(&space, &mapping)
+        })?;
+    }
+    set_vfs(0)?;
+    load(&parameters()?)
+}
+
+/// Both sides write page 0 and read what the other wrote.
+fn take_turns(space: &Space, mapping: &Mapping, generation: u64) -> Result<()> {
+    device_stamps(space, 0, 1, 2 * generation)?;
+    let got = mapping.copy(0..PAGE);
+    model::equal(
+        "the device's",
+        0,
+        &got,
+        &stamped_bytes(0, 1, 2 * generation),
+    )?;
+    mapping.fill(0, &stamped_bytes(0, 1, 2 * generation + 1));
+    same(
+        "words of the host's that the device finds wrong",
+        device_finds(space, 0, 1, 2 * generation + 1)?,
+        0,
+    )
+}
+
+fn place(space: &Space) -> Result<Place> {
+    let places = space.places(0..PAGE as u64)?;
+    places.first().copied().ok_or(anyhow!("no place"))
+}
+
+/// They take turns until the page is pinned. Returns how often.
+fn until_pinned(space: &Space, mapping: &Mapping) -> Result<u64> {
+    for round in 1..1000 {
+        take_turns(space, mapping, round)?;
+        if place(space)? == (Place::Host { pinned: true }) {
+            return Ok(round);
+        }
+    }
+    bail!("it is not pinned");
+}
+
+pub(crate) fn a_page_that_both_want_stays_and_is_reached() -> Result<()> {
+    let values = "thrashing_threshold=2 thrashing_pin_threshold=1 thrashing_lapse_us=5000000 thrashing_pin_lapses=0";
+    with(values, |space, mapping| {
+        let rounds = until_pinned(space, mapping)?;
+        let before = space.stats()?;
+        ensure!(before.thrashing_pins > 0 && before.thrashing_missed == 0);
+        for round in rounds + 1..rounds + 20 {
+            take_turns(space, mapping, round)?;
+        }
+        same("where it is", place(space)?, Place::Host { pinned: true })?;
+        let after = space.stats()?;
+        same("moved", after.to_device_bytes, before.to_device_bytes)?;
+        same("moved back", after.to_host_bytes, before.to_host_bytes)?;
+        // The user's word counts for more.
+        space.advise(0..PAGE as u64, Advice::WillNeed(Side::Device))?;
+        same(
+            "where it is",
+            place(space)?,
+            Place::Device { pinned: false },
+        )?;
+        let last = 2 * (rounds + 19) + 1;
+        same("words", device_finds(space, 0, 1, last)?, 0)?;
+        // Forgotten, nothing is known of it.
+        until_pinned(space, mapping)?;
+        space.discard(0..PAGE as u64)?;
+        same("words", device_finds(space, 0, 1, 7)?, PAGE as u64 / 8)
+    })
+}
+
+pub(crate) fn a_pin_ends_after_its_time() -> Result<()> {
+    let values = "thrashing_threshold=2 thrashing_pin_threshold=1 thrashing_lapse_us=1000000 thrashing_pin_lapses=2";
+    with(values, |space, mapping| {
+        until_pinned(space, mapping)?;
+        let end = Instant::now() + Duration::from_secs(40);
+        while place(space)? != (Place::Host { pinned: false }) {
+            ensure!(Instant::now() < end, "it is still pinned");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        ensure!(space.stats()?.thrashing_unpins > 0);
+        // The device asks anew, and takes it.
+        mapping.fill(0, &stamped_bytes(0, 1, 4));
+        same("words", device_finds(space, 0, 1, 4)?, 0)?;
+        same(
+            "where it is",
+            place(space)?,
+            Place::Device { pinned: false },
+        )
+    })
+}
+
+pub(crate) fn who_takes_turns_waits() -> Result<()> {
+    let values = "thrashing_threshold=2 thrashing_pin_threshold=255 thrashing_lapse_us=300000";
+    with(values, |space, mapping| {
+        let before = space.stats()?.throttled;
+        for round in 1..200 {
+            take_turns(space, mapping, round)?;
+            if space.stats()?.throttled > before + 4 {
+                same("pins", space.stats()?.thrashing_pins, 0)?;
+                return Ok(());
+            }
+        }
+        bail!("nobody waited");
+    })
+}
+
+pub(crate) fn without_it_pages_come_and_go() -> Result<()> {
+    let values = "thrashing_enable=0 thrashing_threshold=1 thrashing_pin_threshold=1 thrashing_lapse_us=10000000";
+    with(values, |space, mapping| {
+        for round in 1..20 {
+            take_turns(space, mapping, round)?;
+            same(
+                "where it is",
+                place(space)?,
+                Place::Device { pinned: false },
+            )?;
+        }
+        let stats = space.stats()?;
+        same("waits", (stats.throttled, stats.thrashing_pins), (0, 0))
+    })
+}
