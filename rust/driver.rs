@@ -27,7 +27,7 @@
 //!    the wait queues' own locks
 //!
 //! None of 6 and 8 is held across a transfer, a copy from or to user space, or a pin. Where memory is allocated under one of them reclaim cannot come
-//! back to it: the module has no shrinker that waits.
+//! back to it: the module's shrinker ([`relief`]) takes no lock, and leaves the rest to work.
 
 #![forbid(unsafe_code)]
 
@@ -53,6 +53,7 @@ mod queue;
 mod recovery;
 pub(crate) mod registry;
 mod regs;
+mod relief;
 mod space;
 mod stats;
 mod thrash;

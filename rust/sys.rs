@@ -23,6 +23,7 @@ pub(crate) mod pci;
 pub(crate) mod published;
 pub(crate) mod ring;
 mod shim;
+pub(crate) mod shrinker;
 pub(crate) mod table;
 pub(crate) mod time;
 pub(crate) mod wait;

@@ -17,6 +17,7 @@ use super::params::Parameters;
 use super::queue::Queue;
 use super::registry;
 use super::regs::{Description, Registers};
+use super::relief::Relief;
 use crate::sys::abi as hw;
 use crate::sys::irq::{InterruptHandler, Vectors};
 use crate::sys::node::Node;
@@ -28,8 +29,9 @@ pub(crate) struct Driver;
 /// What belongs to a bound function.
 ///
 /// When it is dropped the function is shut down, if `unbind` has not done so; then, in this order, there are no more
-/// opens, and no more interrupts.
+/// requests for memory, no more opens, and no more interrupts.
 pub(crate) struct Bound<'bound> {
+    _relief: Relief,
     _node: Pin<KBox<Node<SpaceFile>>>,
     _vectors: Vectors<'bound, Source>,
     function: Arc<Function>,
@@ -187,7 +189,7 @@ impl Driver {
         if result.is_err() {
             function.shut_down(device);
         }
-        let (_vectors, _node) = result?;
+        let (_relief, _vectors, _node) = result?;
         if let Some(registry) = registry::get() {
             registry.set(function.identity.address, Some(function.clone()));
         }
@@ -199,6 +201,7 @@ impl Driver {
             function.identity.node
         );
         Ok(Bound {
+            _relief,
             _node,
             _vectors,
             function,
@@ -211,7 +214,7 @@ impl Driver {
     fn run<'bound>(
         device: &'bound pci::Device<Core<'_>>,
         function: &Arc<Function>,
-    ) -> Result<(Vectors<'bound, Source>, Pin<KBox<Node<SpaceFile>>>)> {
+    ) -> Result<(Relief, Vectors<'bound, Source>, Pin<KBox<Node<SpaceFile>>>)> {
         let mut handlers = KVec::with_capacity(4, GFP_KERNEL)?;
         // Vector n is of queue n; the one behind them of faults.
         for queue in function.queues() {
@@ -226,7 +229,8 @@ impl Driver {
         function.start()?;
         let name = CString::try_from_fmt(fmt!("vfetch{}", function.identity.node))?;
         let node = Node::register(name, device.as_ref(), function.clone());
-        Ok((vectors, KBox::pin_init(node, GFP_KERNEL)?))
+        let relief = Relief::new(function)?;
+        Ok((relief, vectors, KBox::pin_init(node, GFP_KERNEL)?))
     }
 }
 

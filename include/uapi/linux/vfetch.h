@@ -15,7 +15,10 @@
  * side when it touches them: when a process that has the space mapped does, they come to the host; when a job of
  * the function does, they go to the device. Pages beside them come along, as the function's policy decides. read()
  * and write() move no page: they copy from and to where it is. A space may be larger than the function's memory; what does not
- * fit goes to the host, the least recently used block first (VFETCH_IOC_SET_LIMITS).
+ * fit goes to the host, the least recently used block first (VFETCH_IOC_SET_LIMITS). A page that both sides take from one another
+ * all the time stays with either for a moment, and after some of that in host memory, where the device reaches it, for a while. When the machine runs
+ * short of memory pages go to the device, as far as it has memory that nobody uses. What user space knows better it can say
+ * (VFETCH_IOC_ADVISE).
  *
  * MMAP. Shared mappings only (EINVAL otherwise), at any offset and length; they may be larger than the space. SIGBUS: a page
  * beyond the space's end; a lost page; no room for new contents; or the device did not deliver.

@@ -2,7 +2,7 @@
 
 //! More contents than there is room for on one side, or on both; and where pages are.
 
-use std::thread;
+use std::{fs, thread};
 
 use anyhow::{anyhow, ensure, Context, Result};
 use libvfetch::{stamped, Function, JobError, Place, Reduce, Scope, Space, Stamp, Task};
@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, WORDS};
 use crate::support::{
     errno::{fails, same, Errno},
+    limit,
     machine::PAGE,
     model,
     process::signal_of,
@@ -230,6 +231,33 @@ pub(crate) fn spaces_share_the_limits_of_their_function() -> Result<()> {
             .0
             .set_limits(Scope::Function, before.host_bytes, before.device_bytes)?;
         result
+    })
+}
+
+pub(crate) fn pages_go_to_the_device_when_the_machine_needs_memory() -> Result<()> {
+    on_pf_and_vf(|function| {
+        let pages = 4 * MIB_PAGES;
+        let (space, mapping) = mapped(function, pages)?;
+        mapping.fill(0, &stamped_bytes(0, pages, 8));
+        let all = 0..(pages * PAGE) as u64;
+        // As far as there are frames that nobody uses.
+        let limits = space.limits(Scope::Space)?;
+        space.set_limits(Scope::Space, limits.host_bytes, MIB)?;
+        for _ in 0..3 {
+            fs::write("/proc/sys/vm/drop_caches", "2")?;
+        }
+        same(
+            "on the host",
+            space.residency(all.clone())?.host,
+            pages as u64,
+        )?;
+        space.set_limits(Scope::Space, limits.host_bytes, limits.device_bytes)?;
+        limit::until(30, "pages to go", || {
+            fs::write("/proc/sys/vm/drop_caches", "2")?;
+            Ok(space.residency(all.clone())?.device >= 2 * MIB_PAGES as u64)
+        })?;
+        let got = mapping.copy(0..pages * PAGE);
+        model::equal("all", 0, &got, &stamped_bytes(0, pages, 8))
     })
 }
 

@@ -121,6 +121,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 evicted::contents_that_fit_nowhere_are_refused_and_others_stay,
                 evicted::threads_and_jobs_under_pressure_see_only_what_was_written,
                 evicted::spaces_share_the_limits_of_their_function,
+                evicted::pages_go_to_the_device_when_the_machine_needs_memory,
                 evicted::limits_that_cannot_be_are_refused,
                 evicted::residency_tells_where_pages_are,
             ],
