@@ -25,6 +25,7 @@
 //!    (`attachment` before `AddressSpaces::inner`)
 //! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
 //!    the wait queues' own locks
+//! 10. `Trace::ring` — records that were not read; likewise
 //!
 //! None of 6 and 8 is held across a transfer, a copy from or to user space, or a pin. Where memory is allocated under one of them reclaim cannot come
 //! back to it: the module's shrinker ([`relief`]) takes no lock, and leaves the rest to work.
@@ -57,4 +58,5 @@ mod relief;
 mod space;
 mod stats;
 mod thrash;
+mod trace;
 mod transfer;

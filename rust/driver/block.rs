@@ -18,6 +18,7 @@ use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
 use crate::engine::prefetch::{BlockState, Location, Outcome};
+use crate::sys::abi as hw;
 use crate::sys::host_page::BorrowedPage;
 use crate::sys::leaf::{Leaf, Place};
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
@@ -683,6 +684,8 @@ impl Pages {
                 all.watch = Some(processor);
             }
         }
+        let trace = &this.block.space.function.trace;
+        trace.moved(hw::VFETCH_TRACE_MOVE, this, &this.pages, 0);
         Some(Begun::new(this.clone(), all))
     }
 

@@ -17,6 +17,7 @@ use super::migrate::{Effort, Move};
 use super::regs::Registers;
 use super::space::{index_of, Space, PAGE};
 use super::thrash::nap;
+use super::trace::words;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -267,6 +268,10 @@ impl Function {
     fn serve_batch(&self, batch: &mut KVec<Fault>) {
         self.stats.device_faults.add(batch.len() as u64);
         self.stats.fault_batches.count();
+        self.trace.record(hw::VFETCH_TRACE_BATCH, |record| {
+            // CAST: at most 256.
+            record.count = batch.len() as u32;
+        });
         self.begin_batch();
         sort(batch);
         let mut served = Served {
@@ -328,6 +333,16 @@ impl Space {
                 written.add(page);
             }
         }
+        self.function
+            .trace
+            .record(hw::VFETCH_TRACE_DEVICE_FAULTS, |record| {
+                // CAST: at most 512.
+                record.count = faulted.count() as u32;
+                record.space = u64::from(self.id);
+                record.first = index * PAGES as u64;
+                record.pages = words(&faulted);
+                record.more = words(&written);
+            });
         let result = self.serve_pages(index, &faulted, &written, served);
         let lost = match result {
             Ok(lost) => lost,

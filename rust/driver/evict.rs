@@ -18,6 +18,7 @@ use crate::engine::frames::{FrameRun, Taken, Want};
 use crate::engine::mask::{PageIndex, PageMask, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::Location;
+use crate::sys::abi as hw;
 use crate::sys::pci::BoundHold;
 
 /// Pages of a space on each side, and how many there may be.
@@ -333,6 +334,9 @@ impl Space {
             Err(EAGAIN)
         } else {
             self.function.stats.evicted_pages.add(gone.count() as u64);
+            self.function
+                .trace
+                .moved(hw::VFETCH_TRACE_EVICTED, &moving, &gone, 0);
             Ok(true)
         }
     }

@@ -14,11 +14,11 @@ use super::space::Space;
 use crate::sys::abi::{
     self as hw, vfetch_advise, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy,
     vfetch_policy_stats, vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit,
-    vfetch_wait,
+    vfetch_trace_read, vfetch_trace_record, vfetch_trace_start, vfetch_trace_stop, vfetch_wait,
 };
 use crate::sys::eventfd::EventFd;
 use crate::sys::fault::{Ended, Fault};
-use crate::sys::ioctl::Argument;
+use crate::sys::ioctl::{Argument, UserBytes};
 use crate::sys::mapping::Mapping;
 use crate::sys::node::{FileMode, Moved, OpenFile, Ready, Request};
 use crate::sys::wait::Poll;
@@ -254,6 +254,36 @@ impl OpenFile for SpaceFile {
                 }
                 self.0.advise(&asked)
             }
+            TRACE_START => {
+                permitted(mode.read)?;
+                let asked: vfetch_trace_start = argument.read(size_of::<vfetch_trace_start>())?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                let function = &self.0.function;
+                function.trace.start(self.0.id, &asked)?;
+                if function.state() == State::Gone {
+                    // Nobody else ends a trace that began so late.
+                    function.trace.end();
+                    return Err(ENODEV);
+                }
+                Ok(())
+            }
+            TRACE_READ => {
+                let mut asked: vfetch_trace_read =
+                    argument.read(core::mem::offset_of!(vfetch_trace_read, lost))?;
+                must_be_zero(&[asked.flags])?;
+                // CAST: u32 to usize keeps the value.
+                let bytes = (asked.count as usize).saturating_mul(size_of::<vfetch_trace_record>());
+                let mut to = UserBytes::new(asked.records, bytes)?;
+                let time = milliseconds(asked.timeout_ns);
+                let trace = &self.0.function.trace;
+                (asked.count, asked.lost) = trace.read(self.0.id, asked.count, &mut to, time)?;
+                argument.write(&asked)
+            }
+            TRACE_STOP => {
+                let asked: vfetch_trace_stop = argument.read(size_of::<vfetch_trace_stop>())?;
+                must_be_zero(&[asked.flags, asked.reserved])?;
+                self.0.function.trace.stop(self.0.id)
+            }
             _ => Err(ENOTTY),
         }
     }
@@ -291,3 +321,6 @@ const SET_POLICY: u32 = Argument::command(hw::VFETCH_COMMAND_SET_POLICY);
 const POLICY_STATS: u32 = Argument::command(hw::VFETCH_COMMAND_POLICY_STATS);
 const RESIDENCY: u32 = Argument::command(hw::VFETCH_COMMAND_RESIDENCY);
 const ADVISE: u32 = Argument::command(hw::VFETCH_COMMAND_ADVISE);
+const TRACE_START: u32 = Argument::command(hw::VFETCH_COMMAND_TRACE_START);
+const TRACE_READ: u32 = Argument::command(hw::VFETCH_COMMAND_TRACE_READ);
+const TRACE_STOP: u32 = Argument::command(hw::VFETCH_COMMAND_TRACE_STOP);

@@ -22,6 +22,7 @@ use super::regs::{Description, Registers};
 use super::space::Space;
 use super::stats::Stats;
 use super::thrash::Unpinner;
+use super::trace::Trace;
 use crate::engine::owner::TransactionId;
 use crate::engine::params::Params;
 use crate::engine::prefetch::{FunctionState, Location};
@@ -87,6 +88,8 @@ pub(crate) struct Function {
     pub(crate) identity: Identity,
     pub(crate) description: Description,
     pub(crate) stats: Arc<Stats>,
+    #[pin]
+    pub(crate) trace: Trace,
     /// Spaces of open files.
     #[pin]
     pub(crate) open: Mutex<KVec<Arc<Space>>>,
@@ -185,6 +188,7 @@ impl Function {
                 identity,
                 description,
                 stats,
+                trace <- Trace::new(),
                 open <- new_mutex!(KVec::new(), "vfetch: open spaces"),
                 room: Room::new(
                     crate::sys::memory::total_pages() / 2,
@@ -284,6 +288,9 @@ impl Function {
                 Ok(_) => break,
                 Err(other) => now = other,
             }
+        }
+        if to == State::Gone {
+            self.trace.end();
         }
     }
 

@@ -9,11 +9,13 @@ use kernel::sync::Arc;
 use super::block::{Block, Locked};
 use super::migrate::{Effort, Move};
 use super::space::{region_of, Space};
+use super::trace::{place, words};
 use crate::engine::mask::{PageMask, PAGES};
 use crate::engine::prefetch::{
     self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome, Reason,
 };
 use crate::engine::tree::Bounds;
+use crate::sys::abi as hw;
 use crate::sys::pci::BoundHold;
 use crate::sys::time::now_ns;
 
@@ -115,6 +117,17 @@ impl Space {
                 &stay,
             );
         }
+        let policy = prefetcher.params.policy;
+        function.trace.record(hw::VFETCH_TRACE_HINT, |record| {
+            record.to = place(destination);
+            record.policy = policy as u32;
+            // CAST: at most 512.
+            record.count = all.pages.count() as u32;
+            record.space = u64::from(self.id);
+            record.first = block.first_page();
+            record.pages = words(&all.pages);
+            record.more = words(faulted);
+        });
         all
     }
 

@@ -7,11 +7,13 @@ use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
 use super::migrate::{Begun, Effort, Move};
-use super::space::Space;
+use super::space::{index_of, Space};
 use super::thrash::nap;
+use super::trace::words;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::{Ahead, Location, Outcome};
+use crate::sys::abi as hw;
 use crate::sys::fault::{Ended, Fault};
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
@@ -41,6 +43,19 @@ impl Space {
         const PATIENCE: u32 = 5;
         let mut tries = 0;
         self.function.stats.host_faults.count();
+        self.function
+            .trace
+            .record(hw::VFETCH_TRACE_HOST_FAULT, |record| {
+                let (index, page) = index_of(fault.page());
+                let pages = PageMask::from(page.region());
+                record.count = 1;
+                record.space = u64::from(self.id);
+                record.first = index * PAGES as u64;
+                record.pages = words(&pages);
+                if fault.is_write() {
+                    record.more = words(&pages);
+                }
+            });
         loop {
             if fault.page() >= self.pages() {
                 return Ended::Nothing;
@@ -151,7 +166,7 @@ impl Space {
                 Err(_) => Next::Ended(Ended::NoMemory),
             },
             Page::Host { .. } => Next::Ended(self.map(fault, block, &mut locked, page)),
-            Page::Device { .. } => match self.ask_for_host(&mut locked, page) {
+            Page::Device { .. } => match self.ask_for_host(block, &mut locked, page) {
                 Some(until_us) => Next::Nap(until_us),
                 None => self.fetch(fault, block, &mut locked, page),
             },

@@ -262,6 +262,9 @@ impl Move {
         if pages.is_empty() {
             return;
         }
+        let error = self.error.load(Acquire);
+        let trace = &self.block.space.function.trace;
+        trace.moved(hw::VFETCH_TRACE_STAYED, self, pages, error);
         let mut locked = self.block.lock();
         locked.stay(self, pages);
         let mut pieces = self.pieces.lock();
@@ -488,12 +491,18 @@ impl Move {
         match (outcome, self.to) {
             (Ok(()), Location::Host) => {
                 function.stats.to_host_bytes.add(bytes);
+                function
+                    .trace
+                    .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
                 let arrived = pages.drain_all().map(Place::Host);
                 locked.arrive(self, piece.region, arrived);
             }
             // What was moved before a reset was scrubbed by it.
             (Ok(()), Location::Device) if locked.generation() == self.generation => {
                 function.stats.to_device_bytes.add(bytes);
+                function
+                    .trace
+                    .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
                 let frames = piece.frame..;
                 locked.arrive(self, piece.region, frames.map(Place::Frame));
             }
@@ -504,6 +513,10 @@ impl Move {
                     Err(failure) => failure.into(),
                 };
                 piece.error.store(error.to_errno(), Release);
+                let region = piece.region.into();
+                function
+                    .trace
+                    .moved(hw::VFETCH_TRACE_STAYED, self, &region, error.to_errno());
                 locked.stay(self, &piece.region.into());
                 if self.to == Location::Device {
                     // CAST: at most 512.

@@ -515,6 +515,7 @@ impl Space {
 
     /// The file was closed: gives everything back, scrubbed.
     pub(crate) fn close(&self) {
+        self.function.trace.release(self.id);
         let device = self.function.bound.enter();
         let mut changing = self.changing.lock();
         changing.closed = true;

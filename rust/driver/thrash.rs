@@ -13,9 +13,11 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::block::{Block, Locked};
 use super::space::Space;
+use super::trace::{place, words};
 use crate::engine::mask::{PageIndex, PageMask};
 use crate::engine::prefetch::Location;
 use crate::engine::thrashing::{Answer, Detector, Pages, Params, Place};
+use crate::sys::abi as hw;
 use crate::sys::time::now_ns;
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue};
 use crate::sys::work::{cancel_sync, system_unbound};
@@ -189,11 +191,36 @@ impl Space {
         if !verdict.stay.is_empty() && !locked.thrashing.listed && params.pin_us().is_some() {
             locked.thrashing.listed = self.function.unpinner.add(block);
         }
+        self.trace_verdict(block, Location::Device, &verdict);
         Some(verdict)
     }
 
+    /// Pages of `block` are held back from `wanted_by`.
+    fn trace_verdict(&self, block: &Block, wanted_by: Location, verdict: &Verdict) {
+        let held = verdict.wait.or(&verdict.stay);
+        if held.is_empty() {
+            return;
+        }
+        self.function
+            .trace
+            .record(hw::VFETCH_TRACE_THRASHING, |record| {
+                record.to = place(wanted_by);
+                // CAST: at most 512.
+                record.count = held.count() as u32;
+                record.space = u64::from(self.id);
+                record.first = block.first_page();
+                record.pages = words(&held);
+                record.more = words(&verdict.stay);
+            });
+    }
+
     /// The host wants `page` of `block`, which the device has. `Some`: not before then.
-    pub(crate) fn ask_for_host(&self, locked: &mut Locked<'_>, page: PageIndex) -> Option<u64> {
+    pub(crate) fn ask_for_host(
+        &self,
+        block: &Block,
+        locked: &mut Locked<'_>,
+        page: PageIndex,
+    ) -> Option<u64> {
         let params = self.function.thrashing.as_ref()?;
         let wanted = page.region().into();
         if !locked.thrashing.thrashing().has(page) {
@@ -212,6 +239,7 @@ impl Space {
             return None;
         }
         self.function.stats.throttled.count();
+        self.trace_verdict(block, Location::Host, &verdict);
         Some(verdict.until_us)
     }
 
@@ -228,6 +256,17 @@ impl Space {
             .stats
             .thrashing_unpins
             .add(remembered.count() as u64);
+        if !remembered.is_empty() {
+            self.function
+                .trace
+                .record(hw::VFETCH_TRACE_UNPINNED, |record| {
+                    // CAST: at most 512.
+                    record.count = remembered.count() as u32;
+                    record.space = u64::from(self.id);
+                    record.first = block.first_page();
+                    record.pages = words(&remembered);
+                });
+        }
         self.invalidate(block, &remembered);
         more
     }

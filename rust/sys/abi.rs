@@ -49,5 +49,9 @@ plain_data!(
     vfetch_size,
     vfetch_stats,
     vfetch_submit,
+    vfetch_trace_read,
+    vfetch_trace_record,
+    vfetch_trace_start,
+    vfetch_trace_stop,
     vfetch_wait,
 );

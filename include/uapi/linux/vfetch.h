@@ -79,7 +79,7 @@
  *   EINVAL   unknown flag, reserved field not 0, or a structure too short to hold the required fields
  *   E2BIG    unknown part of a longer structure is not 0
  *   EFAULT   the structure is not readable or writable
- *   EBADF    the file is not open for writing (SET_SIZE, DISCARD), or not for reading and writing (SUBMIT)
+ *   EBADF    the file is not open for writing (SET_SIZE, DISCARD), not for reading (TRACE_START), or not for both (SUBMIT)
  *   ENODEV   the device is gone (GET_INFO and GET_STATS still answer)
  */
 #ifndef _UAPI_LINUX_VFETCH_H
@@ -552,6 +552,111 @@ struct vfetch_advise {
 	__u64 bytes;
 };
 
+/* What a record of a trace says; bit n of vfetch_trace_start.kinds asks for VFETCH_TRACE_n. */
+#define VFETCH_TRACE_BATCH		1	/* @count faults of jobs were taken from the device */
+#define VFETCH_TRACE_DEVICE_FAULTS	2	/* jobs faulted on @pages, those in @more to write */
+#define VFETCH_TRACE_HOST_FAULT		3	/* a process faulted on @pages (one), to write if it is in @more */
+#define VFETCH_TRACE_HINT		4	/* @policy has @pages come along to @to with faults on @more */
+#define VFETCH_TRACE_MOVE		5	/* @pages begin to move to @to */
+#define VFETCH_TRACE_ARRIVED		6	/* @pages have moved to @to */
+#define VFETCH_TRACE_STAYED		7	/* @pages did not move to @to, for @error */
+#define VFETCH_TRACE_EVICTED		8	/* @pages made room by moving to @to */
+#define VFETCH_TRACE_THRASHING		9	/* @pages thrash and are held back from @to, which wants them; those in @more are pinned */
+#define VFETCH_TRACE_UNPINNED		10	/* @pages that thrashed may move again */
+#define VFETCH_TRACE_KINDS		10
+
+/* Where pages go. */
+#define VFETCH_TRACE_TO_HOST	0
+#define VFETCH_TRACE_TO_DEVICE	1
+
+#define VFETCH_TRACE_MASK_WORDS	8
+
+/**
+ * struct vfetch_trace_record - something that a function's memory manager did or saw
+ * @time_ns: when, by CLOCK_MONOTONIC
+ * @number: of the record, from 0; counts those that were lost too
+ * @kind: VFETCH_TRACE_*
+ * @to: VFETCH_TRACE_TO_*; 0 where it says nothing
+ * @policy: VFETCH_POLICY_* in force, of VFETCH_TRACE_HINT
+ * @count: of VFETCH_TRACE_BATCH: faults; of others: how many pages are in @pages
+ * @space: which space of the function; numbers are not used twice
+ * @move: names the migration in VFETCH_TRACE_MOVE, _ARRIVED and _STAYED; else 0
+ * @first: first page of the block that the masks are of, in the space
+ * @error: of VFETCH_TRACE_STAYED: an errno, or 0 where somebody else holds the pages
+ * @reserved: 0
+ * @pages: bit i % 64 of word i / 64: page @first + i
+ * @more: likewise; see the kinds
+ */
+struct vfetch_trace_record {
+	__u64 time_ns;
+	__u64 number;
+	__u32 kind;
+	__u32 to;
+	__u32 policy;
+	__u32 count;
+	__u64 space;
+	__u64 move;
+	__u64 first;
+	__u32 error;
+	__u32 reserved;
+	__u64 pages[VFETCH_TRACE_MASK_WORDS];
+	__u64 more[VFETCH_TRACE_MASK_WORDS];
+};
+
+/**
+ * struct vfetch_trace_start - begins to trace a function
+ * @flags: in: must be 0
+ * @kinds: in: bit n: records of VFETCH_TRACE_n; at least one
+ * @records: in: how many the driver keeps until they are read, 64 to 65536 (each takes 192 bytes)
+ * @reserved: in: must be 0
+ *
+ * The trace is of all spaces of the function, and belongs to this file: it ends with VFETCH_IOC_TRACE_STOP, or when the file is
+ * closed. One file traces a function at a time. While nobody does it costs a function one load for each record that is
+ * not made. When the driver's records are all unread, new ones are lost: their numbers are left out, and
+ * they are counted (vfetch_trace_read.lost).
+ *
+ * Errors: EINVAL no such kind, or a number of records out of range; EBUSY the function is being traced; ENOMEM.
+ */
+struct vfetch_trace_start {
+	__u32 flags;
+	__u32 kinds;
+	__u32 records;
+	__u32 reserved;
+};
+
+/**
+ * struct vfetch_trace_read - takes records of the trace that this file began, the oldest first
+ * @flags: in: must be 0
+ * @count: in: how many there is room for, at least 1; out: how many were taken
+ * @records: in: address of so many struct vfetch_trace_record
+ * @timeout_ns: in: for how long to wait at most while there is none; negative: for ever. Rounded up to milliseconds
+ * @lost: out: records that were lost since the beginning of the trace
+ *
+ * When VFETCH_IOC_TRACE_STOP was called, or the function is gone, what is left can still be read; then @count is 0.
+ *
+ * Errors: EINVAL @count is 0, or this file began no trace; EFAULT @records cannot be written, in which case up to 64 records
+ * are lost and counted; ETIME none came; EINTR a signal came first.
+ */
+struct vfetch_trace_read {
+	__u32 flags;
+	__u32 count;
+	__u64 records;
+	__s64 timeout_ns;
+	__u64 lost;
+};
+
+/**
+ * struct vfetch_trace_stop - ends the trace that this file began
+ * @flags: in: must be 0
+ * @reserved: in: must be 0
+ *
+ * Errors: EINVAL this file began no trace.
+ */
+struct vfetch_trace_stop {
+	__u32 flags;
+	__u32 reserved;
+};
+
 #define VFETCH_IOC_GET_INFO	_IOWR(VFETCH_IOC_MAGIC, 0x00, struct vfetch_info)
 #define VFETCH_IOC_GET_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x01, struct vfetch_stats)
 #define VFETCH_IOC_SET_SIZE	_IOW(VFETCH_IOC_MAGIC, 0x02, struct vfetch_size)
@@ -566,5 +671,8 @@ struct vfetch_advise {
 #define VFETCH_IOC_POLICY_STATS	_IOWR(VFETCH_IOC_MAGIC, 0x0b, struct vfetch_policy_stats)
 #define VFETCH_IOC_RESIDENCY	_IOWR(VFETCH_IOC_MAGIC, 0x0c, struct vfetch_residency)
 #define VFETCH_IOC_ADVISE	_IOW(VFETCH_IOC_MAGIC, 0x0d, struct vfetch_advise)
+#define VFETCH_IOC_TRACE_START	_IOW(VFETCH_IOC_MAGIC, 0x10, struct vfetch_trace_start)
+#define VFETCH_IOC_TRACE_READ	_IOWR(VFETCH_IOC_MAGIC, 0x11, struct vfetch_trace_read)
+#define VFETCH_IOC_TRACE_STOP	_IOW(VFETCH_IOC_MAGIC, 0x12, struct vfetch_trace_stop)
 
 #endif /* _UAPI_LINUX_VFETCH_H */

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use crate::{sys, uapi, Error, Result, Space, PAGE_BYTES};
 
 /// One of the two sides that pages can be on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Host memory.
     Host,

@@ -20,6 +20,7 @@
 //! | know where its pages are, and limit them | [`Space::residency`], [`Space::set_limits`] |
 //! | say which pages come along, and learn what came of it | [`Space::set_policy`], [`Space::policy_stats`] |
 //! | say what it is used for | [`Space::advise`], [`Advice`] |
+//! | see every fault, decision and move | [`Space::trace`] |
 //! | know what a function is and what it did | [`Info`], [`Stats`] |
 //!
 //! ```no_run
@@ -57,6 +58,7 @@ mod place;
 mod policy;
 mod space;
 mod sys;
+mod trace;
 
 #[allow(
     missing_docs,
@@ -85,6 +87,7 @@ pub use policy::{Policy, PolicyKind, PolicyStats, UnknownPolicy};
 /// The number in an [`Error`]; `raw_os_error()` gives it as an integer.
 pub use rustix::io::Errno;
 pub use space::{Interest, Options, Readiness, Space};
+pub use trace::{Records, Trace, TraceKind, TraceRecord};
 
 /// Bytes of a page: spaces are sized, discarded and lost by the page.
 pub const PAGE_BYTES: u64 = uapi::VFETCH_PAGE_BYTES as u64;

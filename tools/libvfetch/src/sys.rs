@@ -26,6 +26,9 @@ const SET_POLICY: Opcode = uapi::LIBVFETCH_SET_POLICY;
 const POLICY_STATS: Opcode = uapi::LIBVFETCH_POLICY_STATS;
 const RESIDENCY: Opcode = uapi::LIBVFETCH_RESIDENCY;
 const ADVISE: Opcode = uapi::LIBVFETCH_ADVISE;
+const TRACE_START: Opcode = uapi::LIBVFETCH_TRACE_START;
+const TRACE_READ: Opcode = uapi::LIBVFETCH_TRACE_READ;
+const TRACE_STOP: Opcode = uapi::LIBVFETCH_TRACE_STOP;
 
 /// `VFETCH_IOC_GET_INFO`.
 pub(crate) fn get_info(fd: BorrowedFd<'_>) -> Result<uapi::vfetch_info> {
@@ -176,4 +179,38 @@ pub(crate) fn advise(fd: BorrowedFd<'_>, offset: u64, bytes: u64, advice: u32) -
     };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(fd, Setter::<ADVISE, _>::new(advise)) }
+}
+
+/// `VFETCH_IOC_TRACE_START`.
+pub(crate) fn trace_start(fd: BorrowedFd<'_>, start: uapi::vfetch_trace_start) -> Result<()> {
+    // SAFETY: As in `set_size`.
+    unsafe { ioctl(fd, Setter::<TRACE_START, _>::new(start)) }
+}
+
+/// `VFETCH_IOC_TRACE_READ`: how many of `records` were filled, and how many were lost.
+pub(crate) fn trace_read(
+    fd: BorrowedFd<'_>,
+    records: &mut [uapi::vfetch_trace_record],
+    timeout_ns: i64,
+) -> Result<(usize, u64)> {
+    let mut read = uapi::vfetch_trace_read {
+        count: u32::try_from(records.len()).unwrap_or(u32::MAX),
+        records: records.as_mut_ptr() as u64,
+        timeout_ns,
+        ..Default::default()
+    };
+    // SAFETY: As in `get_info`; `records` is borrowed for the call, has room for `count`, and any bytes are a record.
+    unsafe { ioctl(fd, Updater::<TRACE_READ, _>::new(&mut read))? };
+    Ok((read.count as usize, read.lost))
+}
+
+/// `VFETCH_IOC_TRACE_STOP`.
+pub(crate) fn trace_stop(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: As in `set_size`.
+    unsafe {
+        ioctl(
+            fd,
+            Setter::<TRACE_STOP, _>::new(uapi::vfetch_trace_stop::default()),
+        )
+    }
 }

@@ -12,6 +12,7 @@ mod lost;
 mod mapping;
 mod others;
 mod thrashing;
+mod trace;
 
 use anyhow::{Context, Result};
 use libvfetch::{stamped, Function, Space, Stamp, StampCheck};
@@ -165,6 +166,20 @@ pub(crate) fn groups() -> Vec<Group> {
                 thrashing::a_pin_ends_after_its_time,
                 thrashing::who_takes_turns_waits,
                 thrashing::without_it_pages_come_and_go,
+            ],
+        },
+        Group {
+            name: "trace",
+            about: "the trace of a function",
+            tests: bounded![60:
+                trace::every_fault_and_move_of_a_job_is_in_it,
+                trace::what_came_along_is_in_it,
+                trace::faults_of_processes_are_in_it,
+                trace::evictions_are_in_it,
+                trace::what_does_not_fit_is_counted_and_its_numbers_are_left_out,
+                trace::one_file_traces_a_function_at_a_time,
+                trace::a_reader_waits_for_records_its_time_the_end_or_a_signal,
+                trace::unbinding_ends_it,
             ],
         },
         Group {

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure, Result};
-use libvfetch::{Advice, Place, Side, Space};
+use libvfetch::{Advice, Place, Side, Space, TraceKind};
 
 use super::{device_finds, device_stamps, mapped, stamped_bytes, Mapping};
 use crate::{
@@ -104,6 +104,7 @@ pub(crate) fn a_page_that_both_want_stays_and_is_reached() -> Result<()> {
 pub(crate) fn a_pin_ends_after_its_time() -> Result<()> {
     let values = "thrashing_threshold=2 thrashing_pin_threshold=1 thrashing_lapse_us=1000000 thrashing_pin_lapses=2";
     with(values, |space, mapping| {
+        let trace = space.trace(&[TraceKind::Thrashing, TraceKind::Unpinned], 1024)?;
         until_pinned(space, mapping)?;
         let end = Instant::now() + Duration::from_secs(40);
         while place(space)? != (Place::Host { pinned: false }) {
@@ -111,6 +112,15 @@ pub(crate) fn a_pin_ends_after_its_time() -> Result<()> {
             std::thread::sleep(Duration::from_millis(50));
         }
         ensure!(space.stats()?.thrashing_unpins > 0);
+        let found = trace.read(1024, Some(Duration::ZERO))?.records;
+        let of = |kind| found.iter().filter(move |r| r.kind() == kind);
+        let pinned = of(TraceKind::Thrashing).find(|r| r.more().eq([0]));
+        let to = pinned.and_then(libvfetch::TraceRecord::to);
+        same("who wanted the page", to, Some(Side::Device))?;
+        ensure!(
+            of(TraceKind::Unpinned).any(|r| r.pages().eq([0])),
+            "no record of the pin's end: {found:?}"
+        );
         // The device asks anew, and takes it.
         mapping.fill(0, &stamped_bytes(0, 1, 4));
         same("words", device_finds(space, 0, 1, 4)?, 0)?;
