@@ -577,10 +577,8 @@ impl Page {
                     Self::Lost.to(Actions::new([Action::Wake]))
                 }
                 Purpose::Adopt => Self::Lost.to(Actions::new([Action::DropCopy, Action::Wake])),
-                // There is no page table any more that could need the invalidation.
-                Purpose::Discard(owner) => {
-                    Self::None.to(Actions::new([Action::Free(owner), Action::Wake]))
-                }
+                // The host's mappings, and calls that use the page, are still to go.
+                Purpose::Discard(_) => self.to(Actions::NONE),
             },
         }
     }

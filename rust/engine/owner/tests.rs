@@ -223,7 +223,9 @@ impl World {
                 Entry::Remote => self.reads(HOST_PAGE, "the device, remotely"),
             }
         }
-        if let Some(owner) = self.page.owner() {
+        // A reset takes what is being discarded, too.
+        let discarded = matches!(self.page, Page::Revoking(Purpose::Discard(_), _));
+        if let Some(owner) = self.page.owner().filter(|_| !discarded) {
             assert!(self.fresh[memory(owner)], "the owner is stale: {self:?}");
         }
         assert_eq!(
@@ -299,7 +301,10 @@ impl World {
         let mut reset = self.clone();
         reset.entry = Entry::Absent;
         reset.remembered = None;
-        reset.invalidating = None;
+        // What is being discarded goes on being so.
+        if !matches!(self.page, Page::Revoking(Purpose::Discard(_), _)) {
+            reset.invalidating = None;
+        }
         if reset.host == HostMap::Window {
             reset.host = HostMap::None;
         }
