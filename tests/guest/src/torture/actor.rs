@@ -54,7 +54,7 @@ const fn deed(often: u32, name: &'static str, run: Run) -> Deed {
 }
 
 /// All of them.
-pub(super) const DEEDS: [Deed; 21] = [
+pub(super) const DEEDS: [Deed; 22] = [
     deed(20, "load", host::load),
     deed(6, "touch many pages", host::touch),
     deed(12, "read", host::read),
@@ -74,6 +74,7 @@ pub(super) const DEEDS: [Deed; 21] = [
     deed(6, "from the mapping", others::from_mapping),
     deed(6, "to the mapping", others::to_mapping),
     deed(4, "requests", others::requests),
+    deed(3, "to held pages", others::to_held),
     deed(3, "/proc/self/mem", others::proc_mem),
     deed(1, "child", others::child),
 ];

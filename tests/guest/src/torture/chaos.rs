@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What disturbs the actors: limits, policies, signals, pins; failures of the device, and resets.
+//! What disturbs the actors: limits, policies, advice, signals, pins; failures of the device, and resets.
 #![allow(unsafe_code)]
 
 use std::{
+    fs,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use io_uring::IoUring;
-use libvfetch::Scope;
+use libvfetch::{Advice, Scope, Side};
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
 
@@ -75,7 +76,7 @@ impl Chaos {
     pub(super) fn disturb(&mut self, threads: &[JoinHandle<Result<()>>]) -> Result<()> {
         thread::sleep(Duration::from_millis(self.random.random_range(1..40)));
         let space = self.random.random_range(0..self.world.memories.len());
-        let kinds = if self.world.faulty { 12 } else { 10 };
+        let kinds = if self.world.faulty { 14 } else { 12 };
         match self.random.random_range(0..kinds) {
             0 | 1 => self.limit_space(space),
             2 => self.limit_function(),
@@ -95,6 +96,8 @@ impl Chaos {
                 Ok(())
             }
             9 => self.ask(space),
+            10 => self.advise(space),
+            11 => self.shrink(),
             _ => self.fail(),
         }
     }
@@ -115,9 +118,38 @@ impl Chaos {
 
     /// The same for the function that has two of the spaces.
     fn limit_function(&mut self) -> Result<()> {
-        let host = self.random.random_range(4..=18);
         let space = &self.world.memories[0].space;
+        let device = (space.info()?.memory_bytes / MIB).min(18);
+        let host = self.random.random_range(22 - device..=18);
         Ok(space.set_limits(Scope::Function, host * MIB, (22 - host) * MIB)?)
+    }
+
+    /// Says something of a part of a space.
+    fn advise(&mut self, space: usize) -> Result<()> {
+        let side = |host| if host { Side::Host } else { Side::Device };
+        let advice = match self.random.random_range(0..8) {
+            0 | 1 => Advice::Normal,
+            2 => Advice::Prefer(Some(side(self.random.random()))),
+            3 => Advice::Prefer(None),
+            4 => Advice::AccessedByDevice(self.random.random()),
+            5 => Advice::Prefetch(self.random.random()),
+            _ => Advice::WillNeed(side(self.random.random())),
+        };
+        let first = self.random.random_range(0..CHUNKS);
+        let chunks = self.random.random_range(1..=64.min(CHUNKS - first));
+        let part = (first * CHUNK) as u64..((first + chunks) * CHUNK) as u64;
+        match self.world.memories[space].space.advise(part, advice) {
+            Err(error) if !self.world.faulty => Err(error).context("advice"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the kernel take back what can be done without.
+    fn shrink(&mut self) -> Result<()> {
+        if self.random.random_range(0..4) == 0 {
+            fs::write("/proc/sys/vm/drop_caches", "2")?;
+        }
+        Ok(())
     }
 
     fn change_policy(&mut self, space: usize) -> Result<()> {

@@ -152,7 +152,7 @@ pub(super) fn write(actor: &mut Actor, memory: &Memory) -> Result<Went> {
 
 /// Discards a chunk.
 pub(super) fn discard_chunk(actor: &mut Actor, memory: &Memory, chunk: usize) -> Result<Went> {
-    let discarded = memory.discard(chunk);
+    let discarded = memory.discard(chunk, actor.random.random());
     let discarded = actor.get("discard", discarded)?;
     Ok(discarded.map_or(Went::Refused, |()| Went::Well))
 }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The newest generation that a word can be of.
-const NEWEST: u64 = 0xff_ffff;
+pub(super) const NEWEST: u64 = 0xff_ffff;
 
 /// The task in some way or other.
 fn somehow(actor: &mut Actor, task: Task) -> Task {
@@ -45,6 +45,16 @@ fn compute(actor: &Actor, memory: &Memory, task: &Task) -> Result<Option<u64>> {
         }) if actor.world.faulty => Ok(None),
         value => actor.get("a job", value),
     }
+}
+
+/// Has the device look at a chunk, so that it would have it.
+pub(super) fn attract(actor: &mut Actor, memory: &Memory, chunk: usize) -> Result<Option<u64>> {
+    let reduce = Reduce {
+        input: (chunk * CHUNK) as u64,
+        n: WORDS as u64,
+    };
+    let task = somehow(actor, reduce.into());
+    compute(actor, memory, &task)
 }
 
 fn stamp_of(chunk: usize, generation: u64) -> Task {
@@ -107,8 +117,8 @@ pub(super) fn cancel(actor: &mut Actor, memory: &Memory) -> Result<Went> {
     }
 }
 
-/// Has the device look at a part of the space, all of which may be of `lowest` or newer.
-fn check_part(
+/// Has the device look at a part of the space, all of which may be of these generations.
+pub(super) fn check_part(
     actor: &mut Actor,
     memory: &Memory,
     look: &Look<'_>,

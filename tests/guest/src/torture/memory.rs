@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Result};
-use libvfetch::{stamped, Error, Function, Space};
+use libvfetch::{stamped, Advice, Error, Function, Space};
 use rustix::io::Errno;
 
 use crate::support::machine::{space, PAGE};
@@ -152,12 +152,16 @@ impl Memory {
         (turn, generation)
     }
 
-    /// Discards a chunk.
-    pub(super) fn discard(&self, chunk: usize) -> libvfetch::Result<()> {
+    /// Discards a chunk, by one call or the other.
+    pub(super) fn discard(&self, chunk: usize, by_advice: bool) -> libvfetch::Result<()> {
         let writing = self.write(chunk, "discard");
         writing.chunk.zeroed.fetch_add(1, SeqCst);
         let bytes = (chunk * CHUNK) as u64..((chunk + 1) * CHUNK) as u64;
-        self.space.discard(bytes)?;
+        if by_advice {
+            self.space.advise(bytes, Advice::DoNotNeed)?;
+        } else {
+            self.space.discard(bytes)?;
+        }
         writing.zeroed();
         Ok(())
     }

@@ -9,15 +9,15 @@
 //! | `actor` | a thread that uses a space at random |
 //! | `host`, `jobs`, `others` | what it does: by loads, stores and calls; by the device; by the kernel and other processes |
 //! | `bus` | SIGBUS as something that is counted |
-//! | `chaos` | limits, policies, signals, pins; failures and resets |
+//! | `chaos` | limits, policies, advice, signals, pins; failures and resets |
 //!
 //! A run takes 20 seconds, or SECONDS from the environment. It says its seed, and takes another's from SEED: with the same
 //! seed every thread does the same things in the same order, though threads meet otherwise. Ten minutes, without and with failures of the
 //! device:
 //!
 //! ```text
-//! make vm SMP=2 VFS=2 MODULES=brd TIMEOUT=1500 CMD='SECONDS=600 vfetch-test torture'
-//! make vm SMP=2 VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=x-test=on MODARGS=timeout_ms=200 CMD='SECONDS=600 vfetch-test torture-faults'
+//! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture'
+//! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M,x-test=on MODARGS=timeout_ms=200 CMD='SECONDS=600 vfetch-test torture-faults'
 //! ```
 
 mod actor;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{bail, ensure, Context, Result};
-use io_uring::{opcode, squeue::Flags, types::Fd};
+use io_uring::{opcode, squeue::Flags, types::Fd, IoUring};
 use libvfetch::stamped;
 use rand::Rng;
 use rustix::{io::Errno, process::Signal};
@@ -20,9 +20,17 @@ use rustix::{io::Errno, process::Signal};
 use super::{
     actor::{Actor, Went},
     bus::watch,
+    jobs,
     memory::{Memory, CHUNK, WORDS},
 };
-use crate::support::{buffer::Area, machine::PAGE, process::fork};
+use crate::{
+    mapped::RIGHTS,
+    support::{
+        buffer::{Area, Mapping},
+        machine::PAGE,
+        process::fork,
+    },
+};
 
 /// Moves a chunk's bytes between `area` and a file, by one call after the other or by requests for a page each. The error is the first one.
 fn move_chunk(
@@ -176,6 +184,73 @@ pub(super) fn to_mapping(actor: &mut Actor, memory: &Memory) -> Result<Went> {
     }
     writing.complete();
     Ok(Went::Well)
+}
+
+/// A chunk of the mapping is registered as a buffer, wanted by the device, and read to: its pages must not go.
+pub(super) fn to_held(actor: &mut Actor, memory: &Memory) -> Result<Went> {
+    let chunk = actor.chunk();
+    let (file, place) = (outside(actor)?, actor.place);
+    let writing = memory.write(chunk, "read to held pages");
+    actor
+        .buffer
+        .fill(0, &Memory::stamped(chunk, writing.generation));
+    let data = actor.buffer.area(0, CHUNK);
+    let moved = move_chunk(actor, file.as_fd(), true, data, place)?;
+    if judged(actor, "writing it before", moved)?.is_none() {
+        return Ok(Went::Refused);
+    }
+    // Pages that are mapped so stay where they are for as long as the ring does.
+    let window = Mapping::part_of(&memory.space, chunk * CHUNK, CHUNK, RIGHTS)?;
+    let mut ring = IoUring::new(2)?;
+    let area = window.all();
+    let vector = libc::iovec {
+        iov_base: area.address().cast(),
+        iov_len: area.bytes(),
+    };
+    // SAFETY: The mapping stays longer than the ring; nothing refers to what is there.
+    match unsafe { ring.submitter().register_buffers(&[vector]) } {
+        Ok(()) => {}
+        Err(_) if actor.world.faulty => {
+            drop(writing);
+            return actor.refused(memory, chunk);
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINTR) => return Ok(Went::Well),
+        Err(error) => return Err(error).context("register_buffers"),
+    }
+    jobs::attract(actor, memory, chunk)?;
+    let request = opcode::ReadFixed::new(
+        Fd(file.as_raw_fd()),
+        area.address(),
+        u32::try_from(CHUNK)?,
+        0,
+    );
+    // SAFETY: As above.
+    unsafe { ring.submission().push(&request.offset(place).build())? };
+    let result = loop {
+        match ring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => panic!("io_uring_enter: {error}"),
+        }
+        if let Some(entry) = ring.completion().next() {
+            break entry.result();
+        }
+    };
+    if result != i32::try_from(CHUNK)? {
+        // A signal may have cut it short.
+        let errno = (result < 0).then(|| Errno::from_raw_os_error(-result));
+        ensure!(
+            result >= 0 || errno == Some(Errno::INTR) || actor.excuses(errno),
+            "a read to held pages: {errno:?}"
+        );
+        return Ok(Went::Well);
+    }
+    writing.complete();
+    let look = memory.look(&(chunk * CHUNK..(chunk + 1) * CHUNK));
+    let generations = (look.lowest(), jobs::NEWEST);
+    let went = jobs::check_part(actor, memory, &look, chunk, 1, generations);
+    drop((ring, window));
+    went
 }
 
 /// Requests of io_uring to the space itself.
