@@ -19,6 +19,7 @@
 //! 4. a process's `mmap_lock`, or the lock of one of its mappings (faults come with it)
 //! 5. `Piece::transfer` — one descriptor of a move: who has it waits for the device, and publishes
 //! 6. `Block` — the states of a block's pages
+//!    (then `BarWindow::open`, while a page is mapped)
 //! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
 //! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Unpinner::blocks`, `Function::prefetcher`,
 //!    `Move::pieces`, `Lru`, `Memory::frames` — short, nothing of ours is taken in them but 9

@@ -27,4 +27,5 @@ pub(crate) mod shrinker;
 pub(crate) mod table;
 pub(crate) mod time;
 pub(crate) mod wait;
+pub(crate) mod window;
 pub(crate) mod work;

@@ -126,7 +126,7 @@ impl Space {
         }
     }
 
-    /// Says something of `pages` from now on. What stayed on the host because of what was said before, or of what happened, is
+    /// Says something of `pages` from now on. What stayed where it is because of what was said before, or of what happened, is
     /// looked at anew.
     fn say(&self, pages: &Range<u64>, change: impl Fn(Advice) -> Advice) -> Result {
         if pages.is_empty() {
@@ -144,12 +144,17 @@ impl Space {
         {
             next = block.index + 1;
             let region = region_of(pages, block.index);
-            let remembered = {
+            let (remembered, shown) = {
                 let mut locked = block.lock();
-                locked.thrashing.clear(&region.into());
-                locked.unpin(&region.into(), &block)
+                let pages = region.into();
+                locked.thrashing.clear(&pages);
+                (
+                    locked.unpin(&pages, &block),
+                    locked.unpin_window(&pages, &block),
+                )
             };
             self.invalidate(&block, &remembered);
+            self.unmap(&block, &shown);
             if killed() {
                 return Err(EINTR);
             }
@@ -254,10 +259,11 @@ impl Space {
                 }
                 continue;
             }
-            if to == Location::Device {
-                // The user's word holds, whatever kept them where they are.
-                locked.unpin(&wanted, block);
-            }
+            // The user's word holds, whatever kept them where they are.
+            match to {
+                Location::Device => locked.unpin(&wanted, block),
+                Location::Host => locked.unpin_window(&wanted, block),
+            };
             let pages = locked.movable(&wanted, to, false);
             if pages.is_empty() {
                 return Ok(None);

@@ -475,6 +475,8 @@ impl Pages {
                             revocation.invalidate.add(page);
                         }
                     }
+                    // The same of processes and the window.
+                    revocation.unmap |= self.mapped.intersects(pages);
                 }
                 Action::Free(_) => self.free(pages, false, block),
                 Action::Wake => block.touch(),
@@ -599,6 +601,26 @@ impl Pages {
         }
         self.take_step(&pinned, &state.on(Event::Unpin), block)
             .invalidate
+    }
+
+    /// A page that the device owns stays there, and processes have it mapped through the window from now on.
+    pub(crate) fn pin_to_window(&mut self, page: PageIndex, block: &Block) {
+        if let Some(state @ Page::Device { .. }) = self.state(page) {
+            let pages = page.region().into();
+            self.take_step(&pages, &state.on(Event::Pin), block);
+            self.mapped.add(page);
+        }
+    }
+
+    /// Those of `pages` that stay on the device and are mapped through the window need not any more. Returns them: they are to be unmapped.
+    /// Whoever moves them does that too.
+    pub(crate) fn unpin_window(&mut self, pages: &PageMask, block: &Block) -> PageMask {
+        let state = Page::Device { window: true };
+        let pinned = self.of(state).and(pages);
+        if !pinned.is_empty() {
+            self.take_step(&pinned, &state.on(Event::Unpin), block);
+        }
+        pinned
     }
 
     /// The longest run from the start of `region` that is in one state, and which: `None` while on its way. Of pages in frames the

@@ -29,6 +29,7 @@ use crate::engine::prefetch::{FunctionState, Location};
 use crate::engine::thrashing;
 use crate::sys::abi as hw;
 use crate::sys::pci::{Address, BoundDevice, BoundGuard};
+use crate::sys::window::BarWindow;
 use crate::sys::work::OwnQueue;
 
 /// Who a function is. None of it changes while the module is loaded.
@@ -114,6 +115,9 @@ pub(crate) struct Function {
     /// How pages are kept from thrashing, if they are.
     pub(crate) thrashing: Option<thrashing::Params>,
     pub(crate) unpinner: Arc<Unpinner>,
+    /// Its first frames, as processes reach them.
+    #[pin]
+    pub(crate) window: BarWindow,
     #[pin]
     pub(crate) memory: Memory,
     pub(crate) bound: Arc<BoundDevice>,
@@ -182,6 +186,7 @@ impl Function {
         };
         // Frame numbers are 32 bits: `Description::read` has checked it.
         let frames = u32::try_from(description.mem_bytes / u64::from(hw::VFETCH_PAGE_BYTES))?;
+        let window_bytes = description.window_bytes.min(description.mem_bytes);
         let device_generation = registers.read32(hw::VFETCH_REG_GENERATION)?;
         let this = Arc::pin_init(
             try_pin_init!(Self {
@@ -206,7 +211,11 @@ impl Function {
                 ),
                 thrashing: parameters.thrashing,
                 unpinner: Unpinner::new()?,
-                memory <- Memory::new(frames)?,
+                window <- BarWindow::new(device, hw::VFETCH_BAR_WINDOW, window_bytes),
+                memory <- Memory::new(
+                    frames,
+                    u32::try_from(window_bytes / u64::from(hw::VFETCH_PAGE_BYTES))?
+                )?,
                 bound: BoundDevice::new(device)?,
                 registers,
                 ordinary,
@@ -265,6 +274,7 @@ impl Function {
         self.start_spaces()?;
         self.scrub_all()?;
         self.set_state(State::Ready);
+        self.open_window();
         Ok(())
     }
 
@@ -581,6 +591,8 @@ impl Function {
             != generation
         {
             self.stats.function_resets.count();
+            // It is, unless nobody has told us of the reset before.
+            self.close_window();
             let lost = self.memory.scrubbed();
             self.stats.lost_pages.add(lost);
         }
@@ -618,6 +630,7 @@ impl Function {
         }
         if helped {
             self.set_state(State::Ready);
+            self.open_window();
             return;
         }
         // The callbacks of the reset take it.
@@ -648,6 +661,7 @@ impl Function {
     /// The function cannot be used any more. Keeps the device from host memory, and ends what is in flight.
     pub(crate) fn give_up(&self, device: &pci::Device<kernel::device::Bound>) {
         self.set_state(State::Gone);
+        self.close_window();
         for queue in self.queues() {
             queue.give_up();
         }
@@ -664,8 +678,37 @@ impl Function {
         let mut life = self.life.lock();
         life.resets = life.resets.saturating_add(1);
         self.set_state(State::Recovering);
+        self.close_window();
         for queue in self.queues() {
             queue.stop();
+        }
+    }
+
+    /// Processes may reach the function's memory through the window.
+    fn open_window(&self) {
+        self.window.open();
+        if self.state() == State::Gone {
+            // Whoever said so may have closed it before.
+            self.close_window();
+        }
+    }
+
+    /// Nobody reaches the function's memory through the window any more, which is closed: before what is there is scrubbed, or is another's.
+    fn close_window(&self) {
+        self.window.close();
+        // By their numbers: others come and go.
+        let mut last = None;
+        loop {
+            let next = {
+                let open = self.open.lock();
+                let later = open.iter().filter(|space| Some(space.id) > last);
+                later.min_by_key(|space| space.id).cloned()
+            };
+            let Some(space) = next else {
+                break;
+            };
+            space.unmap_windows();
+            last = Some(space.id);
         }
     }
 
@@ -695,7 +738,10 @@ impl Function {
             result = result.and_then(|()| self.reset_queue(queue));
         }
         match result.and_then(|()| self.start_spaces()) {
-            Ok(()) => self.set_state(State::Ready),
+            Ok(()) => {
+                self.set_state(State::Ready);
+                self.open_window();
+            }
             Err(error) => {
                 dev_err!(device, "the function does not come back: {:?}\n", error);
                 self.give_up(device);
@@ -710,6 +756,7 @@ impl Function {
     /// To be called with the device's lock held, as probe and unbind are. A second call does nothing.
     pub(crate) fn shut_down(&self, device: &pci::Device<kernel::device::Bound>) {
         self.set_state(State::Gone);
+        self.close_window();
         for queue in self.queues() {
             queue.give_up();
         }

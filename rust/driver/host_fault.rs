@@ -8,7 +8,7 @@ use kernel::sync::Arc;
 use super::block::{Block, Locked};
 use super::migrate::{Begun, Effort, Move};
 use super::space::{index_of, Space};
-use super::thrash::nap;
+use super::thrash::{nap, ForHost};
 use super::trace::words;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::Page;
@@ -166,9 +166,10 @@ impl Space {
                 Err(_) => Next::Ended(Ended::NoMemory),
             },
             Page::Host { .. } => Next::Ended(self.map(fault, block, &mut locked, page)),
-            Page::Device { .. } => match self.ask_for_host(block, &mut locked, page) {
-                Some(until_us) => Next::Nap(until_us),
-                None => self.fetch(fault, block, &mut locked, page),
+            Page::Device { .. } => match self.ask_for_host(fault, block, &mut locked, page) {
+                ForHost::Wait(until_us) => Next::Nap(until_us),
+                ForHost::Reached(ended) => Next::Ended(ended),
+                ForHost::Take => self.fetch(fault, block, &mut locked, page),
             },
             _ => Next::Ended(Ended::Nothing),
         }

@@ -30,12 +30,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// A memory of `total` frames, all free. ENOMEM.
-    pub(crate) fn new(total: u32) -> Result<impl PinInit<Self>> {
+    /// A memory of `total` frames, all free, of which the first `special` are the last to be taken. ENOMEM.
+    pub(crate) fn new(total: u32, special: u32) -> Result<impl PinInit<Self>> {
         let words = FrameMap::<KVVec<u64>>::words(total);
         let taken = KVVec::from_elem(0, words, GFP_KERNEL)?;
         let dirty = KVVec::from_elem(0, words, GFP_KERNEL)?;
         let map = FrameMap::new(taken, dirty, total).ok_or(EINVAL)?;
+        let map = map.behind(special);
         let frames = Frames {
             map,
             pages: 0,
@@ -89,6 +90,19 @@ impl Memory {
         let taken = map.take(most, want);
         // What there was no place for in one piece.
         map.unpromise(most - taken.map_or(0, |taken| taken.run.count));
+        taken.ok_or(ENOSPC)
+    }
+
+    /// Takes a frame below `outer` that is promised to nobody, for contents that fill it. ENOSPC.
+    pub(crate) fn take_below(&self, outer: u32) -> Result<Taken> {
+        let map = &mut self.frames.lock().map;
+        if !map.promise(1) {
+            return Err(ENOSPC);
+        }
+        let taken = map.take_below(outer, 1, Want::Anything);
+        if taken.is_none() {
+            map.unpromise(1);
+        }
         taken.ok_or(ENOSPC)
     }
 

@@ -324,7 +324,8 @@ impl Move {
         let generation = space.function.memory.generation();
         // CAST: at most 512.
         let most = run.len() as u32;
-        let frames = match space.try_frames(most, Want::Anything) {
+        let shown = space.window_frame(&self.block, first);
+        let frames = match shown.map_or_else(|| space.try_frames(most, Want::Anything), Ok) {
             Err(ENOSPC) if effort != Effort::Gentle => {
                 // Who waits for others to go has nothing that they could wait for.
                 while self.finish_one() {}

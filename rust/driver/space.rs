@@ -6,7 +6,7 @@
 use kernel::device::Bound;
 use kernel::pci;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
@@ -50,6 +50,8 @@ pub(crate) struct Space {
     changing: Mutex<Changing>,
     /// The file was closed.
     closed: Atomic<bool>,
+    /// Something of it was mapped through the window since all of that was unmapped.
+    pub(crate) windowed: Atomic<bool>,
     /// Whether there is a frame for each of its pages.
     pub(crate) reserved: Atomic<bool>,
     /// Sends blocks to the device when there are too many pages on the host.
@@ -127,6 +129,7 @@ impl Space {
                 bytes: Atomic::new(0),
                 changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
                 closed: Atomic::new(false),
+                windowed: Atomic::new(false),
                 reserved: Atomic::new(false),
                 trimming <- new_work!("vfetch: trimming a space"),
                 room,
@@ -294,10 +297,7 @@ impl Space {
     /// Takes away the rights to pages of `block`: when this returns neither host nor device, nor a transfer of anybody's, uses them.
     pub(crate) fn revoke(&self, block: &Block, revocation: &Revocation) {
         if revocation.unmap {
-            for run in revocation.pages.runs() {
-                let first = block.first_page() + run.first() as u64;
-                self.mapping.unmap(first, run.len() as u64);
-            }
+            self.unmap(block, &revocation.pages);
             self.learn_used(block, revocation);
         }
         let invalidate = &revocation.invalidate;
@@ -397,6 +397,22 @@ impl Space {
             self.function.ordinary.wake();
         }
         Ok(())
+    }
+
+    /// No process has `pages` of `block` mapped any more.
+    pub(crate) fn unmap(&self, block: &Block, pages: &PageMask) {
+        for run in pages.runs() {
+            let first = block.first_page() + run.first() as u64;
+            self.mapping.unmap(first, run.len() as u64);
+        }
+    }
+
+    /// No process has anything mapped through the window any more, which is closed.
+    pub(crate) fn unmap_windows(&self) {
+        if self.windowed.xchg(false, Full) {
+            // The rest is mapped again as it is touched.
+            self.mapping.unmap(0, u64::from(hw::VFETCH_AS_MAX_PAGES));
+        }
     }
 
     /// What the device remembers of `pages` of `block` ends.

@@ -81,4 +81,6 @@ counters!(
     thrashing_pins,
     thrashing_unpins,
     thrashing_missed,
+    window_pins,
+    window_misses,
 );

@@ -5,19 +5,22 @@
 //! The engine decides ([`Detector`]). Here it is told of moves, asked before pages are taken, and pins end that nobody's fault would end.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Msecs};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::block::{Block, Locked};
+use super::evict::Room;
 use super::space::Space;
 use super::trace::{place, words};
+use crate::engine::frames::Taken;
 use crate::engine::mask::{PageIndex, PageMask};
 use crate::engine::prefetch::Location;
 use crate::engine::thrashing::{Answer, Detector, Pages, Params, Place};
 use crate::sys::abi as hw;
+use crate::sys::fault::{Ended, Fault};
 use crate::sys::time::now_ns;
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue};
 use crate::sys::work::{cancel_sync, system_unbound};
@@ -57,6 +60,16 @@ pub(crate) struct Verdict {
     pub(crate) wait: PageMask,
     /// Then it is to be asked again.
     pub(crate) until_us: u64,
+}
+
+/// What the host is to do about a page that the device has.
+pub(crate) enum ForHost {
+    /// Take it.
+    Take,
+    /// Ask again then.
+    Wait(u64),
+    /// It is reached there; or could not be, and the fault ends so.
+    Reached(Ended),
 }
 
 impl Thrashing {
@@ -164,12 +177,13 @@ impl Space {
             return None;
         }
         let advice = self.advice.of_block(block.index);
+        let shows = self.function.window.pages() > 0 && !self.reserved.load(Relaxed);
         let mut verdict = locked
             .thrashing
             .ask(params, Location::Device, host, |page| Place {
                 owner: Location::Host,
                 preferred: advice.of(page).preferred,
-                host_reaches_device: false,
+                host_reaches_device: shows && advice.of(page).preferred == Some(Location::Device),
                 device_reaches_host: true,
             });
         let stay = verdict.stay;
@@ -187,10 +201,7 @@ impl Space {
             .stats
             .thrashing_pins
             .add(verdict.stay.count() as u64);
-        locked.thrashing.pinned = locked.thrashing.pinned.or(&verdict.stay);
-        if !verdict.stay.is_empty() && !locked.thrashing.listed && params.pin_us().is_some() {
-            locked.thrashing.listed = self.function.unpinner.add(block);
-        }
+        self.look_after(block, locked, &verdict.stay);
         self.trace_verdict(block, Location::Device, &verdict);
         Some(verdict)
     }
@@ -214,60 +225,139 @@ impl Space {
             });
     }
 
-    /// The host wants `page` of `block`, which the device has. `Some`: not before then.
+    /// `pages` of `block` were pinned, until their time is over.
+    fn look_after(&self, block: &Arc<Block>, locked: &mut Locked<'_>, pages: &PageMask) {
+        let for_ever =
+            (self.function.thrashing.as_ref()).is_none_or(|params| params.pin_us().is_none());
+        let thrashing = &mut locked.thrashing;
+        thrashing.pinned = thrashing.pinned.or(pages);
+        if !pages.is_empty() && !thrashing.listed && !for_ever {
+            thrashing.listed = self.function.unpinner.add(block);
+        }
+    }
+
+    /// The host wants `page` of `block`, which the device has. Unless it is to be taken it is mapped through the window, or is to be waited for.
     pub(crate) fn ask_for_host(
         &self,
-        block: &Block,
+        fault: &Fault<'_>,
+        block: &Arc<Block>,
         locked: &mut Locked<'_>,
         page: PageIndex,
-    ) -> Option<u64> {
-        let params = self.function.thrashing.as_ref()?;
-        let wanted = page.region().into();
-        if !locked.thrashing.thrashing().has(page) {
-            return None;
+    ) -> ForHost {
+        let answer = self.answer_host(fault, block, locked, page);
+        if matches!(answer, ForHost::Take) {
+            locked.unpin_window(&page.region().into(), block);
         }
+        answer
+    }
+
+    fn answer_host(
+        &self,
+        fault: &Fault<'_>,
+        block: &Arc<Block>,
+        locked: &mut Locked<'_>,
+        page: PageIndex,
+    ) -> ForHost {
+        let Some(params) = &self.function.thrashing else {
+            return ForHost::Take;
+        };
+        if !locked.thrashing.thrashing().has(page) {
+            return ForHost::Take;
+        }
+        // Only where it was said that it is wanted there: such pages cannot be given to the kernel.
+        let advice = self.advice.of_block(block.index).of(page);
+        let window = &self.function.window;
+        let shown = (locked.leaf.frame(page.get()))
+            .filter(|frame| *frame < window.pages())
+            .filter(|_| advice.preferred == Some(Location::Device) && window.is_open());
         let reaches = locked.leaf.is_attached();
+        let wanted = page.region().into();
         let verdict = locked
             .thrashing
             .ask(params, Location::Host, &wanted, |_| Place {
                 owner: Location::Device,
-                preferred: None,
-                host_reaches_device: false,
+                preferred: advice.preferred,
+                host_reaches_device: shown.is_some(),
                 device_reaches_host: reaches,
             });
-        if verdict.wait.is_empty() {
+        if !verdict.wait.is_empty() {
+            self.function.stats.throttled.count();
+            self.trace_verdict(block, Location::Host, &verdict);
+            return ForHost::Wait(verdict.until_us);
+        }
+        let Some(frame) = shown.filter(|_| verdict.stay.has(page)) else {
+            return ForHost::Take;
+        };
+        let generation = locked.generation();
+        let mapped = window.map(fault, frame, || {
+            // Before it is: whoever closes the window looks at it afterwards.
+            self.windowed.store(true, Release);
+            self.function.memory.generation() == generation
+        });
+        match mapped {
+            None => ForHost::Take,
+            Some(Ended::Done) => {
+                self.trace_verdict(block, Location::Host, &verdict);
+                locked.pin_to_window(page, block);
+                self.function.stats.window_pins.count();
+                self.look_after(block, locked, &wanted);
+                ForHost::Reached(Ended::Done)
+            }
+            Some(ended) => ForHost::Reached(ended),
+        }
+    }
+
+    /// A frame of the window for `page` of `block`, if there is one and the page may come to be mapped there.
+    pub(crate) fn window_frame(&self, block: &Block, page: PageIndex) -> Option<Taken> {
+        let advice = self.advice.of_block(block.index);
+        let window = self.function.window.pages();
+        if !advice.preferred(Location::Device).has(page)
+            || self.reserved.load(Relaxed)
+            || window == 0
+            || !block.lock().thrashing.thrashing().has(page)
+        {
             return None;
         }
-        self.function.stats.throttled.count();
-        self.trace_verdict(block, Location::Host, &verdict);
-        Some(verdict.until_us)
+        let over = |room: &Room| room.used(Location::Device) >= room.limit(Location::Device);
+        let taken = if over(&self.room) || over(&self.function.room) {
+            Err(ENOSPC)
+        } else {
+            self.function.memory.take_below(window)
+        };
+        if taken.is_err() {
+            self.function.stats.window_misses.count();
+        }
+        taken.ok()
     }
 
     /// Pages of `block` whose pins are over need not stay any more. Returns whether there are others.
     fn unpin_due(&self, block: &Block, params: &Params) -> bool {
         let advice = self.advice.of_block(block.index);
         let mut locked = block.lock();
-        let due = locked.thrashing.due(params).minus(&advice.stays_on_host());
-        let remembered = locked.unpin(&due, block);
+        let due = locked.thrashing.due(params);
+        let remembered = locked.unpin(&due.minus(&advice.stays_on_host()), block);
+        let shown = locked.unpin_window(&due, block);
         let more = !locked.thrashing.pinned.is_empty() && !locked.is_dead();
         locked.thrashing.listed = more;
         drop(locked);
+        let over = remembered.or(&shown);
         self.function
             .stats
             .thrashing_unpins
-            .add(remembered.count() as u64);
-        if !remembered.is_empty() {
+            .add(over.count() as u64);
+        if !over.is_empty() {
             self.function
                 .trace
                 .record(hw::VFETCH_TRACE_UNPINNED, |record| {
                     // CAST: at most 512.
-                    record.count = remembered.count() as u32;
+                    record.count = over.count() as u32;
                     record.space = u64::from(self.id);
                     record.first = block.first_page();
-                    record.pages = words(&remembered);
+                    record.pages = words(&over);
                 });
         }
         self.invalidate(block, &remembered);
+        self.unmap(block, &shown);
         more
     }
 }

@@ -119,28 +119,49 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
     ///
     /// `None` when nothing is promised or `most` is 0. Linear in the memory's size.
     pub fn take(&mut self, most: u32, want: Want) -> Option<Taken> {
+        let taken = self.take_between(self.next, self.total, most, want)?;
+        self.next = taken.run.first + taken.run.count;
+        Some(taken)
+    }
+
+    /// The same of frames below `outer` only; `None` also when none of those is free.
+    pub fn take_below(&mut self, outer: u32, most: u32, want: Want) -> Option<Taken> {
+        self.take_between(0, outer.min(self.total), most, want)
+    }
+
+    /// Searches from `next` to `outer` first.
+    fn take_between(&mut self, next: u32, outer: u32, most: u32, want: Want) -> Option<Taken> {
         let most = most.min(self.promised).min(self.free);
         if most == 0 {
             return None;
         }
         let dirty = want == Want::Anything;
-        let taken = self.find(most, dirty).or_else(|| self.find(most, !dirty))?;
+        let find = |dirty| self.find(next, outer, most, dirty);
+        let taken = find(dirty).or_else(|| find(!dirty))?;
         self.mark(taken.run, true);
         self.free -= taken.run.count;
         self.promised -= taken.run.count;
-        self.next = taken.run.first + taken.run.count;
         Some(taken)
     }
 
+    /// Searches behind the first `frames` first, so that those are the last to be taken.
+    #[must_use]
+    pub fn behind(mut self, frames: u32) -> Self {
+        if frames < self.total {
+            self.next = frames;
+        }
+        self
+    }
+
     /// The best run of up to `most` free frames of one kind.
-    fn find(&self, most: u32, dirty: bool) -> Option<Taken> {
-        let ahead = self.search(self.next, self.total, most, dirty);
+    fn find(&self, next: u32, outer: u32, most: u32, dirty: bool) -> Option<Taken> {
+        let ahead = self.search(next, outer, most, dirty);
         let run = match ahead {
             Some(run) if run.count == most => run,
             // Behind, and across the place where this search began.
             _ => ahead
                 .into_iter()
-                .chain(self.search(0, self.total, most, dirty))
+                .chain(self.search(0, outer, most, dirty))
                 .max_by_key(|run| (run.count, core::cmp::Reverse(run.first)))?,
         };
         Some(Taken { run, dirty })
@@ -317,6 +338,35 @@ mod tests {
             }
         );
         assert_eq!(run(&mut map, 8), FrameRun { first: 3, count: 1 });
+    }
+
+    #[test]
+    fn the_first_frames_are_kept_for_those_who_need_them() {
+        let mut map = map(100).behind(30);
+        assert!(map.promise(100));
+        assert_eq!(
+            run(&mut map, 60),
+            FrameRun {
+                first: 30,
+                count: 60
+            }
+        );
+        let below = |map: &mut FrameMap<_>, most| {
+            let taken = map.take_below(30, most, Want::Anything);
+            taken.map(|taken| (taken.run.first, taken.run.count))
+        };
+        assert_eq!(below(&mut map, 20), Some((0, 20)));
+        assert_eq!(below(&mut map, 20), Some((20, 10)));
+        assert_eq!(below(&mut map, 20), None);
+        // The others are still there.
+        assert_eq!(
+            run(&mut map, 60),
+            FrameRun {
+                first: 90,
+                count: 10
+            }
+        );
+        assert_eq!(map.take(1, Want::Zeros), None);
     }
 
     #[test]

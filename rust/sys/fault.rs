@@ -108,6 +108,11 @@ impl Fault<'_> {
         self.place.may_unlock
     }
 
+    /// The fault, if its lock is still held.
+    pub(super) fn mappable(&self) -> Option<*mut bindings::vm_fault> {
+        self.unlocked.get().is_null().then_some(self.raw)
+    }
+
     /// Maps `page` where the fault is, writable at once if it is a write.
     pub(crate) fn map(&self, page: &HostPage) -> Ended {
         if !self.unlocked.get().is_null() {

@@ -246,7 +246,11 @@ impl<'data, D: KeepsBound> HostMemory<'data, D> {
                 // What was taken before the bad part is good.
                 Err(_) if this.bytes > 0 => break,
                 // CAST: an errno fits.
-                Err(_) => return Err(Error::from_errno(taken as i32)),
+                Err(_) => match Error::from_errno(taken as i32) {
+                    // What is mapped there is a device's memory, and no page.
+                    EEXIST => return Err(EFAULT),
+                    error => return Err(error),
+                },
             };
             let count = offset.saturating_add(taken).div_ceil(PAGE_SIZE);
             // SAFETY: The function has filled in that many pointers, within the capacity.

@@ -284,6 +284,14 @@ unsigned long vfetch_fault_insert(const struct vm_fault *vmf, unsigned long at,
 	return count - left;
 }
 
+/* Maps a page frame that is no page of memory's where the fault is. */
+vm_fault_t vfetch_fault_insert_frame(const struct vm_fault *vmf, u64 frame)
+{
+	if (pfn_valid(frame))
+		return VM_FAULT_SIGBUS;
+	return vmf_insert_mixed(vmf->vma, vmf->address, frame);
+}
+
 /* Releases the lock of a fault that may do without. The file stays until it is put. */
 struct file *vfetch_fault_unlock(struct vm_fault *vmf)
 {

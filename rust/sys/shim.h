@@ -70,6 +70,7 @@ struct mem_cgroup *vfetch_memcg_enter(struct mem_cgroup *memcg);
 struct workqueue_struct *vfetch_workqueue_alloc(const char *name);
 void vfetch_xa_init(struct xarray *xa);
 void *vfetch_xa_put(struct xarray *xa, unsigned long index, void *entry);
+vm_fault_t vfetch_fault_insert_frame(const struct vm_fault *vmf, u64 frame);
 struct file *vfetch_fault_unlock(struct vm_fault *vmf);
 
 #endif /* VFETCH_SHIM_H */

@@ -153,6 +153,11 @@ extern "C" {
         pages: *mut *mut bindings::page,
         count: c_ulong,
     ) -> c_ulong;
+    /// Maps page frame `frame`, a device's, where `vmf` is, which must be under way and locked.
+    pub(super) fn vfetch_fault_insert_frame(
+        vmf: *const bindings::vm_fault,
+        frame: u64,
+    ) -> bindings::vm_fault_t;
     /// Releases the lock of `vmf`, which must be under way and may do without; its mapping must not be looked at any more. Returns
     /// a reference to its file.
     pub(super) fn vfetch_fault_unlock(vmf: *mut bindings::vm_fault) -> *mut bindings::file;

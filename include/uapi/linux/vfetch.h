@@ -206,6 +206,8 @@ struct vfetch_info {
  * @thrashing_pins: pages that were pinned to the host for that
  * @thrashing_unpins: pages whose pins were over
  * @thrashing_missed: blocks that were not watched for want of kernel memory
+ * @window_pins: pages that were pinned to the device for that, and mapped through the window
+ * @window_misses: those that could not, since there was no frame of the window free
  */
 struct vfetch_stats {
 	__u32 flags;
@@ -244,6 +246,8 @@ struct vfetch_stats {
 	__u64 thrashing_pins;
 	__u64 thrashing_unpins;
 	__u64 thrashing_missed;
+	__u64 window_pins;
+	__u64 window_misses;
 };
 
 /**
@@ -510,8 +514,10 @@ struct vfetch_residency {
 #define VFETCH_ADVICE_NORMAL		0	/* nothing is said any more */
 /*
  * Where pages are wanted. Host: the device reaches them in host memory, as long as they are there, and they get
- * their first contents there. Device: a block that the device touches first gets all of its pages there at once. Faults of the other side
- * bring nothing along.
+ * their first contents there. Device: a block that the device touches first gets all of its pages there at once, and pages that the host
+ * and the device take from one another all the time stay there for a while, and are mapped through the function's window (BAR2) as far as it
+ * has room; such a page cannot be the buffer of direct I/O, of io_uring, or of read() and write() of a space then (EFAULT, or what the
+ * kernel says elsewhere: EEXIST), nor be looked at by ptrace. Faults of the other side bring nothing along.
  */
 #define VFETCH_ADVICE_PREFER_HOST	1
 #define VFETCH_ADVICE_PREFER_DEVICE	2

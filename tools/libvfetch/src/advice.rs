@@ -25,7 +25,9 @@ pub enum Side {
 pub enum Advice {
     /// Nothing, any more.
     Normal,
-    /// Where they are wanted. Pages that are wanted on the host and are there are used by the device where they are.
+    /// Where they are wanted. Pages that are wanted on the host and are there are used by the device where they are. Pages that are wanted on
+    /// the device and that both sides use all the time may be mapped where they are: then they cannot be buffers of direct I/O,
+    /// nor of [`Space::read_at`] and [`Space::write_at`] (`EFAULT`).
     Prefer(Option<Side>),
     /// Whether the device uses those that are on the host where they are, and does not take them.
     AccessedByDevice(bool),

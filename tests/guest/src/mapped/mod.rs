@@ -164,6 +164,9 @@ pub(crate) fn groups() -> Vec<Group> {
             tests: bounded![110:
                 thrashing::a_page_that_both_want_stays_and_is_reached,
                 thrashing::a_pin_ends_after_its_time,
+                thrashing::a_page_that_is_wanted_on_the_device_is_reached_there,
+                thrashing::a_pin_to_the_device_ends_after_its_time,
+                thrashing::what_was_shown_is_not_when_it_is_lost,
                 thrashing::who_takes_turns_waits,
                 thrashing::without_it_pages_come_and_go,
             ],
