@@ -107,6 +107,25 @@ claim "residency of a function says what to name" 1 "fd:N or pid:PID" "vfetch re
 claim "residency beyond the end is refused" 1 "beyond|end" \
 	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m; vfetch residency fd:3 --offset 2m --length 4k"
 
+claim "record writes what a job faults on, and ends with its command" 0 "^/tmp/t.vft: a trace of 512 pages" \
+	"vfetch record 1 -o /tmp/t.vft --policy none -- vfetch demo 1 --job triad --size 1m --capacity 1 --policy none"
+claim "the simulator reads it" 0 "working set +258 pages|258 pages|1.0 MiB" "vfetch-sim stats /tmp/t.vft"
+claim "the simulator replays it, and prefetching spares faults" 0 "^ *(51|fixed).* [5-9][0-9](\.[0-9])? ?%" \
+	"vfetch-sim replay /tmp/t.vft --policy none,51 --no-measure"
+claim "record --events writes a line for each record" 0 "^yes$" \
+	"vfetch record 1 --events /tmp/e -- vfetch demo 1 --job triad --size 1m --capacity 1 --policy always-max >/dev/null &&
+	 grep -q '\"kind\":\"batch\"' /tmp/e && grep -q '\"kind\":\"arrived\".*\"to\":\"device\"' /tmp/e &&
+	 grep -q '\"policy\":\"always-max\"' /tmp/e && echo yes"
+claim "record tells what was lost" 0 "records were lost" \
+	"vfetch record 1 --events /dev/full --records 64 -- true 2>&1;
+	 vfetch record 1 --events /tmp/e --records 64 -- vfetch demo 1 --job gather --size 8m --capacity 1 --policy none"
+claim "record of nothing says so, and writes nothing" 1 "nothing faulted" \
+	"vfetch record 1 -o /tmp/none -- true; status=\$?; [ ! -e /tmp/none ] && exit \$status"
+claim "record of a command that fails is a failure" 1 "the command failed .*nothing was written" "vfetch record 1 -o /tmp/none -- false"
+claim "record puts the policy back" 0 "^/dev/vfetch1: auto" "vfetch policy show 1"
+claim "one recorder a function" 1 "busy|EBUSY|Device or resource busy" \
+	"vfetch record 1 --events /dev/null -- vfetch record 1 --events /dev/null -- true"
+
 claim "contents lost in a reset are status 7" 7 "lost in a function reset \(16 pages" \
 	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch read fd:3"
 claim "lost contents can be overwritten" 0 "verified" \

@@ -84,7 +84,7 @@ fn pages_of(
     first: u64,
     mask: [u64; uapi::VFETCH_TRACE_MASK_WORDS as usize],
 ) -> impl Iterator<Item = u64> {
-    let bits = (0..64 * mask.len()).filter(move |i| mask[i / 64] >> (i % 64) & 1 != 0);
+    let bits = (0..64 * mask.len()).filter(move |i| (mask[i / 64] >> (i % 64)) & 1 != 0);
     bits.map(move |i| first.saturating_add(i as u64))
 }
 
@@ -123,8 +123,11 @@ impl TraceRecord {
     #[must_use]
     pub fn to(&self) -> Option<Side> {
         match self.kind() {
-            TraceKind::Batch | TraceKind::DeviceFaults | TraceKind::HostFault => None,
-            TraceKind::Unpinned | TraceKind::Unknown => None,
+            TraceKind::Batch
+            | TraceKind::DeviceFaults
+            | TraceKind::HostFault
+            | TraceKind::Unpinned
+            | TraceKind::Unknown => None,
             _ if self.0.to == uapi::VFETCH_TRACE_TO_DEVICE => Some(Side::Device),
             _ => Some(Side::Host),
         }

@@ -184,3 +184,35 @@ fn lists_name_everything() {
         assert!(policies.contains(name));
     }
 }
+
+/// `gather.vft` was made in the guest: `vfetch record 1 -o gather.vft --policy none -- vfetch demo 1 --job gather --size 1m --capacity 1 --policy
+/// none`. The host writes 258 pages, then a job touches each of them.
+#[test]
+fn what_the_module_recorded_is_read_and_replayed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let stats: serde_json::Value =
+        serde_json::from_str(&ok(&folder, &["stats", "gather.vft", "--json"])).unwrap();
+    let numbers = [
+        "pages",
+        "working_set_pages",
+        "host_items",
+        "items",
+        "barriers",
+    ];
+    assert_eq!(
+        numbers.map(|n| stats[n].as_u64().unwrap()),
+        [512, 258, 258, 516, 1]
+    );
+    let args = [
+        "replay",
+        "gather.vft",
+        "--policy",
+        "none,51",
+        "--no-measure",
+        "--json",
+    ];
+    let cells: serde_json::Value = serde_json::from_str(&ok(&folder, &args)).unwrap();
+    let faults = |row: usize| cells[0]["rows"][row]["faults"].as_u64().unwrap();
+    assert_eq!(faults(0), 258);
+    assert!(faults(1) < 200, "{} faults under 51", faults(1));
+}

@@ -44,6 +44,7 @@ Examples:
   vfetch read 0 --size 64m        check that a new space is all zeros
   vfetch bench 0 --depth 1,16     throughput and latency, against the link
   vfetch stats --watch            rates of all functions, every second
+  vfetch record 0 -o job.vft -- ./program    for the simulator
 
 {}",
         exit::HELP
@@ -224,6 +225,29 @@ Examples:
   vfetch residency pid:1234:5 --offset 1g --length 64m
   vfetch residency pid:1234 --json")]
     Residency(ResidencyArgs),
+
+    /// Record what a function's jobs and processes fault on
+    #[command(after_long_help = "\
+Records until COMMAND ends, --time is over, or ctrl-c. -o writes a trace that
+the simulator replays under any policy ('vfetch-sim replay FILE', or make sim
+ARGS='replay FILE'); its format is in tools/vfetch-sim/FORMAT.md. All spaces of
+the function that fault meanwhile are in it, one behind the other.
+
+Only faults are seen, and no access to a page that is there: what comes along
+with others is not in the trace. '--policy none' has nothing come along while it
+records, and the function's policy is put back; a small device memory ('vfetch
+limits') shows pages again that are used again.
+
+--events writes every record as a line of JSON: batches of faults, what the
+policy brought along, moves, evictions, and pages that thrash. Pages are ranges
+of the space, [first byte, bytes]. Records that the driver had no room for are
+counted, and their numbers left out.
+
+Examples:
+  vfetch record 1 -o job.vft --policy none -- ./my-program
+  vfetch record 0 --time 10s --events - | jq 'select(.kind == \"evicted\")'
+  vfetch record 1 -o a.vft -- vfetch demo 1 --job bfs --policy none")]
+    Record(RecordArgs),
 
     /// Print a completion script for a shell
     #[command(after_long_help = "\
@@ -602,6 +626,38 @@ pub(crate) struct LimitsArgs {
     /// The function's limits also for fd:N and pid:PID
     #[arg(long)]
     pub(crate) function: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").args(["output", "events"]).required(true).multiple(true))]
+pub(crate) struct RecordArgs {
+    /// The function: a node, a PCI address, fd:N or pid:PID
+    #[arg(value_name = "FUNCTION")]
+    pub(crate) target: Target,
+
+    /// Write a trace for the simulator to this file
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Write all records as lines of JSON to this file; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+
+    /// Have the function prefetch so meanwhile: a name, or a threshold in percent
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) policy: Option<Choice>,
+
+    /// Record for so long
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub(crate) time: Option<Duration>,
+
+    /// Records that the driver keeps until they are read (192 bytes each)
+    #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(64..=65536))]
+    pub(crate) records: u32,
+
+    /// Run this command, and record until it ends
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ mod memory;
 mod output;
 mod pattern;
 mod policy;
+mod record;
 mod residency;
 mod stats;
 mod target;
@@ -44,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Policy(command) => policy::run(&host, command, out),
         Command::Limits(args) => limits::run(&host, args, out),
         Command::Residency(args) => residency::run(&host, args, out),
+        Command::Record(args) => record::run(&host, args, out),
         Command::Completions(args) => cli::completions(args),
         Command::Man(args) => cli::man(args),
     }

@@ -69,6 +69,26 @@ impl Serialize for Choice {
     }
 }
 
+/// Puts a function's policy back when it is dropped.
+pub(crate) struct Restore<'s> {
+    space: &'s Space,
+    policy: Policy,
+}
+
+impl<'s> Restore<'s> {
+    pub(crate) fn of(space: &'s Space) -> libvfetch::Result<Self> {
+        let policy = space.policy()?;
+        Ok(Self { space, policy })
+    }
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        // A function that is gone has no policy.
+        let _ = self.space.set_policy(self.policy);
+    }
+}
+
 /// A policy, for `vfetch policy list`.
 #[derive(Debug, Serialize)]
 struct Known {

@@ -7,7 +7,7 @@ mod workload;
 
 use anyhow::{anyhow, bail, Context, Result};
 use libvfetch::{
-    Error, Function, Host, Policy, PolicyKind, PolicyStats, Scope, Space, Stats, LIMIT_MIN_BYTES,
+    Error, Function, Host, PolicyKind, PolicyStats, Scope, Space, Stats, LIMIT_MIN_BYTES,
     PAGE_BYTES,
 };
 
@@ -15,25 +15,12 @@ use crate::{
     cli::DemoArgs,
     exit::Mismatch,
     output::{write_out, Output},
-    policy::Choice,
+    policy::{Choice, Restore},
     target,
 };
 use report::{Report, Row, Run};
 pub(crate) use workload::Kind;
 use workload::Workload;
-
-/// Puts a function's policy back when it is dropped.
-struct Restore<'s> {
-    space: &'s Space,
-    policy: Policy,
-}
-
-impl Drop for Restore<'_> {
-    fn drop(&mut self) {
-        // A function that is gone has no policy.
-        let _ = self.space.set_policy(self.policy);
-    }
-}
 
 /// The first difference between what a space holds and what it should.
 fn differs(space: &Space, expected: &[u8]) -> Result<Option<Mismatch>> {
@@ -173,10 +160,7 @@ pub(crate) fn run(host: &Host, args: &DemoArgs, out: Output) -> Result<()> {
     for function in &functions {
         let space = Space::open(function)?;
         let info = space.info()?;
-        let _restore = Restore {
-            policy: space.policy()?,
-            space: &space,
-        };
+        let _restore = Restore::of(&space)?;
         tell(&report.begin(&info))?;
         for work in &works {
             for share in &args.capacity {

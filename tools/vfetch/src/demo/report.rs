@@ -203,7 +203,7 @@ impl Report {
 
     /// What stands below a function's lines: the means of the ratios.
     pub(super) fn sum(&self) -> String {
-        let Some(function) = self.functions.last() else {
+        let Some(function) = self.functions.last().filter(|_| self.policies.len() > 1) else {
             return String::new();
         };
         let mut text = format!("{:<27}", "geometric mean");
