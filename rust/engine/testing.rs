@@ -13,10 +13,19 @@ use std::vec::Vec;
 /// So many cases of a property; few under Miri, which is slow and looks for something else.
 pub(crate) fn cases(count: u32) -> ProptestConfig {
     ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { count },
+        cases: if cfg!(miri) { 2 } else { count },
         // No files beside the sources.
         failure_persistence: None,
         ..ProptestConfig::default()
+    }
+}
+
+/// At most so many steps of a sequence, likewise fewer under Miri.
+pub(crate) const fn most(count: usize) -> usize {
+    if cfg!(miri) {
+        count.div_ceil(16)
+    } else {
+        count
     }
 }
 

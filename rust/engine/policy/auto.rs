@@ -34,12 +34,15 @@ use super::super::mask::PageMask;
 use super::super::page::{PageIndex, Region, GROUP_PAGES, PAGES};
 use super::super::prefetch::{Ahead, Batch, BlockId, Location, Outcome};
 use super::super::tree::{Input, Mode, Threshold, Tree, Walk};
+use super::frequency::with_followers;
 use super::{Plan, Policy, View};
 
 mod density;
+mod runs;
 mod streams;
 
 use density::{new_groups, Density, Expected, Neighbourhood, NEIGHBOURHOODS};
+use runs::Runs;
 use streams::Streams;
 
 /// What a batch of faults costs, and each fault of it.
@@ -96,6 +99,7 @@ pub struct FunctionState {
     /// The last neighbourhood of each slot.
     near: [(Neighbourhood, Density); NEIGHBOURHOODS],
     streams: Streams,
+    runs: Runs,
     /// Blocks that are here, and how many have been evicted.
     resident: u16,
     evicted: u16,
@@ -189,6 +193,7 @@ impl FunctionState {
         all: Density::NEW,
         near: [(Neighbourhood::NEW, Density::NEW); NEIGHBOURHOODS],
         streams: Streams::NEW,
+        runs: Runs::NEW,
         resident: 0,
         evicted: 0,
         regretted: 0,
@@ -301,6 +306,7 @@ impl FunctionState {
                 let share = share(again.count(), block.footprint.count());
                 self.repeats = moved_towards(self.repeats, share);
             }
+            self.runs.learn(&block.touched);
             block.footprint = block.touched;
             block.evicted_at = Some(self.evicted);
             self.evicted = self.evicted.wrapping_add(1);
@@ -547,6 +553,14 @@ impl Policy for Auto<'_> {
         let mut pages = tree.native(Mode::Strict, threshold, &view.calm());
         if footprint > 0 {
             pages = pages.or(&again);
+        }
+        let soon = costs.soon();
+        let behind = self
+            .function
+            .runs
+            .behind(|touched, brought| soon.pays(touched, brought));
+        if behind > 0 {
+            pages = pages.or(&with_followers(&view.calm(), behind));
         }
         Plan::Pages(pages)
     }

@@ -50,7 +50,7 @@ impl State {
 }
 
 /// The pages of `mask` and the `degree` behind each of them.
-fn with_followers(mask: &PageMask, degree: usize) -> PageMask {
+pub(super) fn with_followers(mask: &PageMask, degree: usize) -> PageMask {
     // Twice as many with each step, then what is missing.
     let mut pages = *mask;
     let mut reach = 0;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use super::super::testing::{cases, mask};
+use super::super::testing::{cases, mask, most};
 use super::*;
 use proptest::prelude::*;
 use std::boxed::Box;
@@ -538,7 +538,7 @@ proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn the_automaton_is_the_table(params in params(), steps in prop::collection::vec(step(), 1..200)) {
+    fn the_automaton_is_the_table(params in params(), steps in prop::collection::vec(step(), 1..most(200))) {
         let mut block = Block::new(params);
         let mut model = Model::default();
         let mut now = 0;

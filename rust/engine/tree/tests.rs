@@ -341,6 +341,28 @@ proptest! {
     }
 
     #[test]
+    fn nodes_of_a_height_and_those_without_pages_are_found_one_by_one(
+        case in case(), height in 0u32..12, left_out in super::super::testing::mask(),
+    ) {
+        for walk in [Walk::Managed, Walk::Ats] {
+            let tree = Tree::new(&case.input(Mode::Strict, walk));
+            let (mut over, mut without) = (PageMask::EMPTY, PageMask::EMPTY);
+            for page in case.faulted.minus(&case.thrashing).iter() {
+                if let Some(node) = tree.node(page, height).filter(|node| node.over(case.threshold)) {
+                    over.insert(node.region);
+                }
+                if let Some(node) = tree.largest_over(page, case.threshold) {
+                    if left_out.count_in(node.region) == 0 {
+                        without.insert(node.region);
+                    }
+                }
+            }
+            prop_assert_eq!(tree.nodes_over(height, case.threshold), over);
+            prop_assert_eq!(tree.largest_without(case.threshold, &left_out), without);
+        }
+    }
+
+    #[test]
     fn leaves_always_fit(bounds in bounds()) {
         prop_assert!(bounds.max_region().len() + bounds.padding().unwrap_or(0) <= PAGES);
     }

@@ -130,11 +130,11 @@ fn dense(blocks: std::ops::Range<u64>) -> impl Iterator<Item = (u64, usize)> {
 /// `count` pages of each block, all over it.
 fn sparse(blocks: std::ops::Range<u64>, count: usize) -> impl Iterator<Item = (u64, usize)> {
     blocks.flat_map(move |block| {
-        // An odd factor: all different.
+        // All different, and no two of the first 64 nearer than 7 pages.
         (0..count).map(move |page| {
             (
                 block * 7,
-                (page * 171 + usize::try_from(block).unwrap() * 29) % PAGES,
+                (page * 373 + usize::try_from(block).unwrap() * 29) % PAGES,
             )
         })
     })
@@ -246,6 +246,27 @@ fn nothing_comes_along_where_all_that_goes_is_wanted_back_at_once() {
     machine.cost((0..2000).map(|_| random()));
     let (faults, brought) = machine.cost((0..2000).map(|_| random()));
     assert!(brought < faults * 3, "{brought} pages for {faults} faults");
+}
+
+/// A run of 64 pages of each block, at another place in each.
+fn runs(blocks: std::ops::Range<u64>) -> impl Iterator<Item = (u64, usize)> {
+    blocks.flat_map(|block| {
+        let first = usize::try_from(block * 97 % 448).unwrap();
+        (first..first + 64).map(move |page| (block * 7, page))
+    })
+}
+
+#[test]
+fn where_runs_are_used_the_rest_of_a_run_comes_along() {
+    let mut machine = Machine::new(Kind::Auto, 8);
+    machine.cost(runs(0..100));
+    let (faults, brought) = machine.cost(runs(100..150));
+    assert!(faults <= 2 * 50, "{faults} faults of 50 runs");
+    assert!(brought <= 2 * 64 * 50, "{brought} pages for {}", 64 * 50);
+    // Where each page is one by itself nothing of that is left.
+    machine.cost(sparse(200..300, 20));
+    let (faults, brought) = machine.cost(sparse(300..350, 20));
+    assert!(brought <= faults * 2, "{brought} pages for {faults} faults");
 }
 
 #[test]
