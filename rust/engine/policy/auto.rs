@@ -6,7 +6,8 @@
 //! touched, by a fault or as a prefetched page that was used, from its arrival until it is evicted, and how many of a
 //! 64 KiB unit's. Prefetched pages that are evicted unused were never touched and spared faults were, whatever was
 //! prefetched, so that learning needs no trials and reverts by itself when the use changes; newer blocks count
-//! more. Of a block that was evicted, its *footprint*: which pages had been touched.
+//! more. Of a block that was evicted, its *footprint*: which pages had been touched; and of all of these, how long runs of touched
+//! neighbours are.
 //!
 //! **What it costs.** A fault costs its share of a batch, by the number of faults that batches have had lately. A page that comes along and
 //! is not touched costs its way; where memory is full also the way of what goes for it, and a fault, as often as evicted blocks
@@ -15,7 +16,7 @@
 //!
 //! **What pays.** Of a block that was here before its footprint, when the faults that are spared are worth more than that; besides
 //! what the tree selects over the pages that were really touched, with growth to 64 KiB where units are used densely
-//! enough. While memory is not full, the whole of a block where that is worth it, of one of which nothing is known, and of one
+//! enough, and as many pages behind a fault as runs are long. While memory is not full, the whole of a block where that is worth it, of one of which nothing is known, and of one
 //! that is visited again and again; always where all has room. Nothing while the link has four blocks to carry already.
 //!
 //! **For whom room is made.** Where nearly all has room, and where much of what came along has gone unused, what comes along is worth no
