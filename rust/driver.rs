@@ -22,7 +22,7 @@
 //!    (then `BarWindow::open`, while a page is mapped)
 //! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
 //! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Unpinner::blocks`, `Function::prefetcher`,
-//!    `Move::pieces`, `Lru`, `Memory::frames` — short, nothing of ours is taken in them but 9
+//!    `Move::pieces`, `Lru`, `Upkeep::pinned`, `Upkeep::function`, `Memory::frames` — short, nothing of ours is taken in them but 9
 //!    (`attachment` before `AddressSpaces::inner`)
 //! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
 //!    the wait queues' own locks
@@ -61,3 +61,4 @@ mod stats;
 mod thrash;
 mod trace;
 mod transfer;
+mod upkeep;

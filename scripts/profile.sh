@@ -26,7 +26,7 @@ compile_inside() {
     gcc -std=gnu11 -O2 -g -fPIC -shared -Wall -Wextra -Werror -Wno-unused-parameter "${flags[@]}" \
       -I"$source/include/qemu" -o "$out/$plugin.so" "qemu/profile/$plugin.c"
   done
-  gcc -std=gnu11 -O2 -g0 -static -Wall -Wextra -Werror -Iinclude/uapi -o "$out/probe" qemu/profile/probe.c
+  gcc -std=gnu11 -O2 -g0 -static -Wall -Wextra -Werror -Iinclude/uapi -o "$out/probe" qemu/profile/probe*.c
   nm -C "$out/probe" >"$out/probe.nm"
 }
 
@@ -40,7 +40,7 @@ case "${1:-}" in
 esac
 
 source=$("$VFETCH_TOP/scripts/device.sh" --source)
-step profile "$(key "$source" "$(sha256sum qemu/profile/*.[ch] include/uapi/linux/vfetch.h)" \
+step profile "$(key "$source" "$(sha256sum qemu/profile/*.[ch] include/uapi/linux/*.h)" \
     "$(sed -n '/^compile_inside()/,/^}/p' "$0")")" build "building the profiler"
 programs=$REPLY
 if [ "${1:-}" = --build ]; then echo "$programs"; exit; fi

@@ -28,8 +28,8 @@ if [ "$(cat "$out/.made-from" 2>/dev/null)" != "$key" ]; then
   : >"$out.json"
   build --release --workspace --exclude vfetch-guest-tests
   build --profile guest-tests --package vfetch-guest-tests
-  # Only cargo itself knows the names of what it made, and the target folder,
-  # which all checkouts share, holds what was built last: hence the copies.
+  # Only cargo itself knows the names of what it made, and the target folder
+  # holds what was built last: hence the copies.
   in_sandbox python3 -c '
 import json, sys
 for line in sys.stdin:

@@ -13,6 +13,17 @@
  *          sread:B:N     reads to, and
  *          swrite:B:N    writes from memory of scattered single pages; that of
  *                        the others begins at a huge page
+ *          shared:N      N loads by mmap of a memory file's pages, one of each:
+ *                        they are there, and are mapped one by one
+ *          mfault:N      N loads by mmap of pages that the device has, one of each,
+ *                        of which none comes along with another
+ *          mload:N       the same with the policy that holds
+ *          dfault:N      N pages that the host has and a job reads, 256 of them at
+ *                        once, which are neighbours; none comes along
+ *          dscatter:N    the same with 256 at once that are N/256 pages apart
+ *          resident:N    a job that reads N pages that the device has
+ *          decide:T      asks what comes along at a threshold of T percent while a block
+ *                        that the device has is read page by page; in "value" how often
  *
  * Each is done a few times before, and is then between two markers that the
  * plugin (trace.c) looks for. Prints a line for each, in JSON: what it was, and
@@ -30,7 +41,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/vfetch.h>
+#include "probe.h"
 
 #define SPACE (16 << 20)
 #define WARM 20
@@ -59,12 +70,12 @@ static OUT_OF_LINE PLAIN_LOOP void copy(uint64_t *to, const uint64_t *from, size
 	}
 }
 
-static OUT_OF_LINE void mark(void)
+OUT_OF_LINE void mark(void)
 {
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00, 'V', 'F', 'T', 'C'" ::: "memory");
 }
 
-static void fail(const char *what)
+void fail(const char *what)
 {
 	perror(what);
 	exit(1);
@@ -100,7 +111,7 @@ static void operations(enum kind kind, int fd, char *memory, size_t bytes, off_t
 	}
 }
 
-static long long now(void)
+long long now(void)
 {
 	struct timespec t;
 
@@ -122,9 +133,9 @@ static char *pages(int advice)
 	return at;
 }
 
-static int open_space(const char *function)
+int open_space(const char *function, size_t bytes)
 {
-	struct vfetch_size set = { .bytes = SPACE };
+	struct vfetch_size set = { .bytes = bytes };
 	char path[64];
 	size_t at;
 	int fd;
@@ -135,7 +146,7 @@ static int open_space(const char *function)
 		fail(path);
 	if (ioctl(fd, VFETCH_IOC_SET_SIZE, &set))
 		fail("SET_SIZE");
-	for (at = 0; at < SPACE; at += 1 << 20)
+	for (at = 0; at < bytes; at += 1 << 20)
 		if (pwrite(fd, buffer, 1 << 20, at) != 1 << 20)
 			fail("filling the space");
 	return fd;
@@ -168,6 +179,8 @@ int main(int argc, char **argv)
 			count = bytes;
 			bytes = 0;
 		}
+		if (managed(argv[1], name, count))
+			continue;
 		if (name[0] == 's') {
 			kind_name = name + 1;
 			memory = scattered;
@@ -186,7 +199,7 @@ int main(int argc, char **argv)
 			fd = memfd;
 		} else if (!strcmp(kind_name, "read") || !strcmp(kind_name, "write")) {
 			if (space < 0)
-				space = open_space(argv[1]);
+				space = open_space(argv[1], SPACE);
 			kind = kind_name[0] == 'r' ? READ : WRITE;
 			fd = space;
 			size = SPACE;

@@ -166,7 +166,7 @@ impl Space {
     /// was. Returns those that it may reach.
     pub(crate) fn reach_advised(
         &self,
-        block: &Block,
+        block: &Arc<Block>,
         locked: &mut Locked<'_>,
         host: &PageMask,
         advice: &BlockAdvice,
@@ -212,7 +212,7 @@ impl Space {
                     break;
                 }
             };
-            let moving = begun.carry_out(&PageMask::EMPTY, Effort::Usual);
+            let moving = begun.carry_out(&PageMask::EMPTY, Effort::Usual).clone();
             left = left.saturating_sub(moving.pages.count() as u64);
             if let Some(place) = flying.get_mut(turn % DEPTH) {
                 if let Some(before) = place.replace(moving) {

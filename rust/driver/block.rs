@@ -101,6 +101,11 @@ pub(crate) struct Pages {
     busy: PageMask,
     /// Pages that stay where they are, and are reached remotely.
     pinned: PageMask,
+    /// Those of them that were so when [`Upkeep`] last looked, and whether it will look again.
+    ///
+    /// [`Upkeep`]: super::upkeep::Upkeep
+    pinned_long: PageMask,
+    looked_after: bool,
     /// Pages that processes may have mapped.
     mapped: PageMask,
     /// Where the contents are.
@@ -177,6 +182,8 @@ impl Block {
                         lost: PageMask::EMPTY,
                         busy: PageMask::EMPTY,
                         pinned: PageMask::EMPTY,
+                        pinned_long: PageMask::EMPTY,
+                        looked_after: false,
                         mapped: PageMask::EMPTY,
                         leaf,
                         moves: [const { None }; MOVES],
@@ -345,10 +352,16 @@ impl Pages {
 
     /// `pages` are in `state` from now on.
     fn enter(&mut self, pages: &PageMask, state: Page, block: &Block) {
-        let count = |this: &Self| (this.host.and(pages).count(), this.device.and(pages).count());
-        let before = count(self);
+        let before = (
+            self.host.count_common(pages),
+            self.device.count_common(pages),
+        );
         self.enter_uncounted(pages, state);
-        let after = count(self);
+        let after = match state.owner() {
+            Some(Location::Host) => (pages.count_common(pages), 0),
+            Some(Location::Device) => (0, pages.count_common(pages)),
+            None => (0, 0),
+        };
         for room in [&block.space.room, &block.space.function.room] {
             room.count(Location::Host, before.0, after.0);
             room.count(Location::Device, before.1, after.1);
@@ -584,10 +597,14 @@ impl Pages {
         Ok(())
     }
 
-    /// A page that the host owns stays there, and the device reaches it. ENOMEM, EIO.
-    pub(crate) fn pin_to_host(&mut self, page: PageIndex, block: &Block) -> Result {
+    /// A page that the host owns stays there for a while, and the device reaches it. ENOMEM, EIO.
+    pub(crate) fn pin_to_host(&mut self, page: PageIndex, block: &Arc<Block>) -> Result {
         self.leaf.allow_remote(page.get())?;
         self.enter(&page.region().into(), Page::Host { remote: true }, block);
+        if !self.looked_after {
+            // Where there is no memory for that it stays until it is evicted.
+            self.looked_after = block.space.function.upkeep.look_after(block).is_ok();
+        }
         Ok(())
     }
 
@@ -621,6 +638,30 @@ impl Pages {
             self.take_step(&pinned, &state.on(Event::Unpin), block);
         }
         pinned
+    }
+
+    /// Pages that were pinned to the host for a while, other than those that shall `stay`, and that nobody else holds, need not stay any
+    /// more. Returns those that the device may remember, as [`unpin`](Self::unpin) does, and whether others are to be looked after yet.
+    pub(crate) fn unpin_old(&mut self, stay: &PageMask, block: &Block) -> (PageMask, bool) {
+        let pinned = Page::Host { remote: true };
+        // Those that thrashed are somebody else's.
+        let stay = stay.or(self.thrashing.pinned());
+        let long = self.of(pinned).and(&self.pinned_long).minus(&stay);
+        let mut old = long;
+        for page in long.iter() {
+            if self.host_page(page).is_some_and(|page| page.is_held()) {
+                old.remove(page.region());
+            }
+        }
+        let remembered = self.unpin(&old, block);
+        self.pinned_long = self.of(pinned).minus(&stay);
+        self.looked_after = !self.pinned_long.is_empty() && !self.dead;
+        (remembered, self.looked_after)
+    }
+
+    /// Nobody looks after its pinned pages.
+    pub(crate) fn forget_upkeep(&mut self) {
+        self.looked_after = false;
     }
 
     /// The longest run from the start of `region` that is in one state, and which: `None` while on its way. Of pages in frames the
@@ -711,13 +752,15 @@ impl Pages {
         Some(Begun::new(this.clone(), all))
     }
 
-    /// `this` has ended: all of its pages have arrived or gone back.
-    pub(crate) fn end(&mut self, this: &Arc<Move>) {
+    /// `this` has ended: all of its pages have arrived or gone back. Returns whether that was not known yet.
+    pub(crate) fn end(&mut self, this: &Arc<Move>) -> bool {
         for place in &mut self.moves {
             if place.as_ref().is_some_and(|other| Arc::ptr_eq(other, this)) {
                 *place = None;
+                return true;
             }
         }
+        false
     }
 
     /// The data of pages in `region`, which are moving in `this`, has arrived: `places` are where, in their order.

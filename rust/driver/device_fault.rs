@@ -13,7 +13,7 @@ use kernel::sync::{new_mutex, new_spinlock_irq, Arc, Mutex, SpinLockIrq};
 use super::address_space::Asid;
 use super::block::Block;
 use super::function::Function;
-use super::migrate::{Effort, Move};
+use super::migrate::{CarriedOut, Effort, Move};
 use super::regs::Registers;
 use super::space::{index_of, Space, PAGE};
 use super::thrash::nap;
@@ -51,6 +51,13 @@ struct Fault {
     write: bool,
     /// The job's transaction.
     job: u64,
+}
+
+impl Fault {
+    /// The address space, and the block in it.
+    fn block(&self) -> (Asid, u64) {
+        (self.asid, index_of(self.page).0)
+    }
 }
 
 struct Ring {
@@ -223,16 +230,32 @@ impl FaultRing {
     }
 }
 
-/// Something that arrives later, and pages of it that strands wait for.
-type Awaited = (Arc<Move>, PageMask, u32);
-
 /// What came of a batch so far.
+#[derive(Default)]
 struct Served {
-    awaited: KVec<Awaited>,
+    /// Something that arrives later, pages of it that strands wait for, and the version of the block as of which that is so.
+    awaited: KVec<(Arc<Move>, PageMask, u32)>,
+    /// What was begun last, and its pages that strands wait for. Nobody else sees to that: it is not kept while anything else is waited for,
+    /// since its transfers have slots that others may want first.
+    last: Option<(CarriedOut, PageMask)>,
     /// Something was done that strands can go on for.
     any: bool,
     /// When pages can be asked for that are not to be taken yet.
     until_us: Option<u64>,
+}
+
+impl Served {
+    /// Leaves what was begun last to the work that sees to moves, and waits for it later.
+    fn leave_last(&mut self) {
+        if let Some((moving, pages)) = self.last.take() {
+            let left = (moving.clone(), pages, moving.block.version());
+            if self.awaited.push(left, GFP_KERNEL).is_err() {
+                // There is no memory to remember it: it is waited for now.
+                moving.finish_pages(&pages);
+                moving.block.space.settle_arrivals(&moving, &pages);
+            }
+        }
+    }
 }
 
 /// Sorts by block. (That of the core library can panic.)
@@ -273,28 +296,29 @@ impl Function {
             record.count = batch.len() as u32;
         });
         self.begin_batch();
+        let oldest = batch.first().map(Fault::block);
         sort(batch);
-        let mut served = Served {
-            awaited: KVec::new(),
-            any: false,
-            until_us: None,
-        };
-        let mut left: &[Fault] = batch;
-        while let Some(first) = left.first().copied() {
-            let (index, _) = index_of(first.page);
-            let same = left
-                .iter()
-                .take_while(|one| one.asid == first.asid && index_of(one.page).0 == index)
-                .count();
-            let (group, rest) = left.split_at_checked(same.max(1)).unwrap_or((left, &[]));
-            left = rest;
-            if let Some(space) = self.spaces.get(first.asid) {
+        let mut served = Served::default();
+        // What has waited longest is served first: where there is no room for all of them each comes to its turn.
+        let groups = || batch.chunk_by(|one, next| one.block() == next.block());
+        let first = groups().filter(|group| group.first().map(Fault::block) == oldest);
+        let others = groups().filter(|group| group.first().map(Fault::block) != oldest);
+        for group in Iterator::chain(first, others) {
+            let Some((asid, index)) = group.first().map(Fault::block) else {
+                continue;
+            };
+            served.leave_last();
+            if let Some(space) = self.spaces.get(asid) {
                 space.serve_block(index, group, &mut served);
             }
         }
+        if let Some((moving, pages)) = served.last.take() {
+            moving.finish_pages(&pages);
+            moving.block.space.settle_arrivals(&moving, &pages);
+        }
         for (moving, pages, version) in &served.awaited {
-            for page in pages.iter() {
-                if !moving.finish_page(page) && moving.is_moving(page) {
+            for page in moving.finish_pages(pages).iter() {
+                if moving.is_moving(page) {
                     // It is not on its way yet.
                     moving.block.wait(*version, Signals::None);
                 }
@@ -314,6 +338,7 @@ impl Function {
                     .write32(hw::VFETCH_REG_FAULT_REPLAY, u32::from(fault.asid.raw()));
             }
         }
+        self.bring_while_idle();
     }
 }
 
@@ -452,12 +477,10 @@ impl Space {
                 Effort::Usual
             };
             if let Some(began) = began {
-                let version = block.version();
-                served
-                    .awaited
-                    .push((began.carry_out(&host, effort), host, version), GFP_KERNEL)?;
+                served.last = Some((began.carry_out(&host, effort), host));
             }
             if let Some(ahead) = &hint.ahead {
+                served.leave_last();
                 self.bring_ahead(ahead, Location::Device);
             }
             return Ok(lost);

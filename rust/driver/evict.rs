@@ -95,7 +95,10 @@ impl Room {
             Location::Host => &self.host,
             Location::Device => &self.device,
         };
-        if after >= before {
+        if after == before {
+            return;
+        }
+        if after > before {
             side.fetch_add((after - before) as u64, Relaxed);
         } else {
             side.fetch_sub((before - after) as u64, Relaxed);

@@ -90,7 +90,7 @@ impl Space {
                     .and_then(|registry| registry.node_of(address))
                     .unwrap_or(hw::VFETCH_NODE_NONE),
             },
-            reserved: 0,
+            strands: description.job_strands,
             space_bytes: self.bytes(),
             space_lost_pages: self.lost_pages(),
         }

@@ -23,6 +23,7 @@ use super::space::Space;
 use super::stats::Stats;
 use super::thrash::Unpinner;
 use super::trace::Trace;
+use super::upkeep::Upkeep;
 use crate::engine::owner::TransactionId;
 use crate::engine::params::Params;
 use crate::engine::prefetch::{FunctionState, Location};
@@ -130,6 +131,7 @@ pub(crate) struct Function {
     pub(crate) compute: Option<Arc<Queue>>,
     parameters: Parameters,
     recovery: Arc<Recovery>,
+    pub(crate) upkeep: Arc<Upkeep>,
     /// [`State::number`].
     state: Atomic<u32>,
     /// The device's count of resets when we last looked.
@@ -224,6 +226,7 @@ impl Function {
                 work: registry::get().ok_or(ENODEV)?.work(),
                 parameters,
                 recovery,
+                upkeep: Upkeep::new()?,
                 state: Atomic::new(State::Recovering.number()),
                 device_generation: Atomic::new(device_generation),
                 life <- new_mutex!(Life::default(), "vfetch: life"),
@@ -263,6 +266,7 @@ impl Function {
     /// Resets queues that an earlier driver may have left enabled, starts ours, and scrubs the function's memory.
     pub(crate) fn start(self: &Arc<Self>) -> Result {
         self.recovery.open(self.clone());
+        self.upkeep.open(self.clone());
         for queue in self.queues() {
             self.reset_queue(queue)?;
         }
@@ -593,8 +597,7 @@ impl Function {
             self.stats.function_resets.count();
             // It is, unless nobody has told us of the reset before.
             self.close_window();
-            let lost = self.memory.scrubbed();
-            self.stats.lost_pages.add(lost);
+            self.lose_memory();
         }
         Ok(())
     }
@@ -666,9 +669,16 @@ impl Function {
             queue.give_up();
         }
         crate::sys::pci::clear_master(device);
+        self.lose_memory();
         for queue in self.queues() {
             queue.abort(Failure::Gone);
         }
+    }
+
+    /// Nobody reaches the function's memory any more: what is there is lost.
+    fn lose_memory(&self) {
+        let lost = self.memory.scrubbed();
+        self.stats.lost_pages.add(lost);
     }
 
     /// The function is about to be reset by the PCI core.
@@ -762,7 +772,6 @@ impl Function {
         }
         // Not with the lock, which the recovery takes.
         self.recovery.close();
-        self.unpinner.close();
         self.faults.stop();
         self.faults.close();
         let mut life = self.life.lock();
@@ -782,10 +791,14 @@ impl Function {
             }
             crate::sys::pci::clear_master(device);
         }
+        self.lose_memory();
         for queue in self.queues() {
             queue.abort(Failure::Gone);
         }
         drop(life);
+        // Nothing keeps them waiting any more.
+        self.unpinner.close();
+        self.upkeep.close();
         self.bound.close();
         for space in self.spaces.all() {
             space.detach(device);

@@ -7,6 +7,7 @@ use core::ops::Range;
 use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
+use super::function::{Function, State};
 use super::migrate::{Effort, Move};
 use super::space::{region_of, Space};
 use super::trace::{place, words};
@@ -140,13 +141,13 @@ impl Space {
         prefetch::feedback(&mut prefetcher.state, &mut locked.engine, outcome, pages);
     }
 
-    /// Begins to bring pages of a neighbouring block, if nothing is in the way.
-    pub(crate) fn bring_ahead(self: &Arc<Self>, ahead: &Ahead, to: Location) {
+    /// Begins to bring pages of a neighbouring block, if nothing is in the way. Returns whether it did.
+    pub(crate) fn bring_ahead(self: &Arc<Self>, ahead: &Ahead, to: Location) -> bool {
         let Some(block) = self.block(ahead.block.index) else {
-            return;
+            return false;
         };
         let Some(hold) = BoundHold::new(&self.function.bound) else {
-            return;
+            return false;
         };
         let begun = {
             let mut locked = block.lock();
@@ -154,23 +155,55 @@ impl Space {
             let wanted = prefetch::ahead_pages(&locked.engine, ahead).minus(&said.not_along(to));
             let pages = locked.movable(&wanted, to, false);
             if pages.is_empty() || locked.is_dead() || !locked.has_room_for_move() {
-                return;
+                return false;
             }
             let generation = locked.generation();
             let Ok(moving) = Move::new(&block, pages, to, generation, hold) else {
-                return;
+                return false;
             };
             let Some(begun) = locked.begin(&moving, false) else {
-                return;
+                return false;
             };
             let mut prefetcher = self.function.prefetcher.lock();
             prefetch::brought_ahead(&mut prefetcher.state, &mut locked.engine, ahead, &pages);
             begun
         };
         if begun.is_quiet() {
-            begun.carry_out(&PageMask::EMPTY, Effort::Gentle);
+            drop(begun.carry_out(&PageMask::EMPTY, Effort::Gentle));
         } else {
             begun.hand_over();
+        }
+        true
+    }
+}
+
+impl Function {
+    /// Begins to bring to the device what the engine wants while the link has nothing to do.
+    pub(crate) fn bring_while_idle(&self) {
+        /// Answers of which nothing may be left to be brought.
+        const TRIES: usize = 4;
+        for _ in 0..TRIES {
+            if self.backlog_ns() > 0 || self.state() != State::Ready {
+                return;
+            }
+            let (pressure, share) = (self.memory.used_percent(), self.share());
+            let ahead = {
+                let mut prefetcher = self.prefetcher.lock();
+                let prefetcher = &mut **prefetcher;
+                prefetch::idle(&prefetcher.params, &mut prefetcher.state, pressure, share)
+            };
+            let Some(ahead) = ahead else {
+                return;
+            };
+            let space = {
+                let open = self.open.lock();
+                open.iter()
+                    .find(|space| space.id == ahead.block.space)
+                    .cloned()
+            };
+            if space.is_some_and(|space| space.bring_ahead(&ahead, Location::Device)) {
+                return;
+            }
         }
     }
 }

@@ -26,36 +26,44 @@ enum Next {
     Ended(Ended),
     /// Look again.
     Again,
-    /// The page is on its way.
+    /// Look again with a page of zeros in hand.
+    Zeros,
+    /// The page is on its way, as of this version of the block.
     Wait(Arc<Move>, u32),
     /// Nobody moves it, but the block must change first.
     WaitForChange(u32),
     /// The device has it, and for so long.
     Nap(u64),
-    /// It begins to move.
-    Fetch(Begun, Option<Ahead>),
+    /// It begins to move, as of this version of the block.
+    Fetch(Begun, Option<Ahead>, u32),
 }
 
 impl Space {
     /// Serves a fault.
+    ///
+    /// What takes time is waited for without the lock that the fault came with, if it may do without, and not after a signal that kills; then
+    /// the fault comes again. It may do without once: the next time round the wait holds up who changes mappings, for as long as one transfer takes.
     pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
         /// Times that a page may fail to come because of what others did.
         const PATIENCE: u32 = 5;
         let mut tries = 0;
-        self.function.stats.host_faults.count();
-        self.function
-            .trace
-            .record(hw::VFETCH_TRACE_HOST_FAULT, |record| {
-                let (index, page) = index_of(fault.page());
-                let pages = PageMask::from(page.region());
-                record.count = 1;
-                record.space = u64::from(self.id);
-                record.first = index * PAGES as u64;
-                record.pages = words(&pages);
-                if fault.is_write() {
-                    record.more = words(&pages);
-                }
-            });
+        let mut zeros = None;
+        if !fault.is_again() {
+            self.function.stats.host_faults.count();
+            self.function
+                .trace
+                .record(hw::VFETCH_TRACE_HOST_FAULT, |record| {
+                    let (index, page) = index_of(fault.page());
+                    let pages = PageMask::from(page.region());
+                    record.count = 1;
+                    record.space = u64::from(self.id);
+                    record.first = index * PAGES as u64;
+                    record.pages = words(&pages);
+                    if fault.is_write() {
+                        record.more = words(&pages);
+                    }
+                });
+        }
         loop {
             if fault.page() >= self.pages() {
                 return Ended::Nothing;
@@ -70,7 +78,7 @@ impl Space {
             let Some(page) = PageIndex::new((fault.page() % PAGES as u64) as usize) else {
                 return Ended::Nothing;
             };
-            match self.look(fault, &block, page) {
+            let waited = match self.look(fault, &block, page, &mut zeros) {
                 Next::Ended(ended) => {
                     if ended == Ended::Done {
                         self.used(&block, Location::Host);
@@ -78,68 +86,69 @@ impl Space {
                     }
                     return ended;
                 }
-                Next::Again => {}
+                Next::Again => continue,
+                Next::Zeros => match HostPage::zeroed() {
+                    Ok(page) => {
+                        zeros = Some(page);
+                        continue;
+                    }
+                    Err(_) => return Ended::NoMemory,
+                },
                 Next::Wait(moving, version) => {
-                    let unlocked = fault.unlock();
-                    if !moving.finish_page(page)
-                        && block.wait(version, Signals::Fatal) == Waited::Signal
-                    {
-                        return Ended::Done;
-                    }
-                    if unlocked {
-                        return Ended::Again;
-                    }
+                    fault.unlock();
+                    moving.await_page(page, version)
                 }
                 Next::WaitForChange(version) => {
-                    let unlocked = fault.unlock();
-                    if block.wait(version, Signals::Fatal) == Waited::Signal {
-                        return Ended::Done;
-                    }
-                    if unlocked {
-                        return Ended::Again;
-                    }
+                    fault.unlock();
+                    block.wait(version, Signals::Fatal)
                 }
                 Next::Nap(until_us) => {
-                    let unlocked = fault.unlock();
+                    fault.unlock();
                     nap(until_us);
-                    if unlocked {
-                        return Ended::Again;
-                    }
+                    Waited::Done
                 }
-                Next::Fetch(begun, ahead) => {
-                    // Those who use pages of the block where they are may wait for the lock that this fault holds.
-                    let mut unlocked = false;
-                    if !begun.is_quiet() {
-                        unlocked = fault.unlock();
-                        if !unlocked {
-                            begun.hand_over();
-                            return Ended::Done;
-                        }
+                Next::Fetch(begun, ahead, version) => {
+                    if !fault.unlock() && !begun.is_quiet() {
+                        // Those who use pages of the block where they are may wait for the lock that this fault holds.
+                        begun.hand_over();
+                        return Ended::Done;
                     }
-                    let moving = begun.carry_out(&page.region().into(), Effort::Usual);
-                    if let Some(ahead) = &ahead {
+                    let carried = begun.carry_out(&page.region().into(), Effort::Usual);
+                    let moving = carried.clone();
+                    let waited = if let Some(ahead) = &ahead {
+                        // That may wait for slots, which the transfers of this one have: somebody else is to see to them.
+                        drop(carried);
                         self.bring_ahead(ahead, Location::Host);
-                    }
-                    moving.finish_page(page);
+                        moving.await_page(page, version)
+                    } else {
+                        carried.await_page(page, version)
+                    };
                     match moving.failure_of(page) {
                         None => {}
                         Some(EAGAIN) if tries < PATIENCE => tries += 1,
                         Some(ENOMEM) => return Ended::NoMemory,
                         Some(_) => return Ended::Nothing,
                     }
-                    if unlocked {
-                        return Ended::Again;
-                    }
+                    waited
                 }
-            }
-            if killed() {
+            };
+            if waited == Waited::Signal || killed() {
                 return Ended::Done;
+            }
+            if fault.is_unlocked() {
+                return Ended::Again;
             }
         }
     }
 
     /// Looks at the page that `fault` wants.
-    fn look(self: &Arc<Self>, fault: &Fault<'_>, block: &Arc<Block>, page: PageIndex) -> Next {
+    fn look(
+        self: &Arc<Self>,
+        fault: &Fault<'_>,
+        block: &Arc<Block>,
+        page: PageIndex,
+        zeros: &mut Option<HostPage>,
+    ) -> Next {
         let mut locked = block.lock();
         // With the lock, since whoever makes the space smaller takes it afterwards.
         if fault.page() >= self.pages() {
@@ -158,12 +167,13 @@ impl Space {
         };
         match state {
             Page::None if !self.has_room(1) => Next::Ended(Ended::Nothing),
-            Page::None => match HostPage::zeroed() {
-                Ok(zeros) => {
+            Page::None => match zeros.take() {
+                Some(zeros) => {
                     locked.zero(page, Place::Host(zeros), block);
                     Next::Ended(self.map(fault, block, &mut locked, page))
                 }
-                Err(_) => Next::Ended(Ended::NoMemory),
+                // Made without the lock: others want pages of the block.
+                None => Next::Zeros,
             },
             Page::Host { .. } => Next::Ended(self.map(fault, block, &mut locked, page)),
             Page::Device { .. } => match self.ask_for_host(fault, block, &mut locked, page) {
@@ -240,7 +250,7 @@ impl Space {
         let generation = locked.generation();
         match Move::new(block, moving, Location::Host, generation, hold) {
             Ok(moving) => match locked.begin(&moving, false) {
-                Some(begun) => Next::Fetch(begun, hint.ahead),
+                Some(begun) => Next::Fetch(begun, hint.ahead, block.version()),
                 None => Next::Again,
             },
             Err(_) => Next::Ended(Ended::NoMemory),

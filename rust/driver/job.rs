@@ -167,6 +167,7 @@ impl Space {
             self.jobs().lock().all.retain(|other| other.id != id);
             return Err(error);
         }
+        self.function.upkeep.soon();
         Ok(id)
     }
 

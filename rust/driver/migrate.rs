@@ -6,6 +6,8 @@
 //! piece by piece as they complete: by whoever waits for a page, and by work that sees to the rest. It has a hold on the device, not on
 //! the caller.
 
+use core::ops::Deref;
+
 use kernel::dma::DataDirection;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
@@ -23,7 +25,7 @@ use crate::sys::host_memory::HostMemory;
 use crate::sys::host_page::HostPage;
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
-use crate::sys::wait::Signals;
+use crate::sys::wait::{Signals, Waited};
 
 /// Most pages of a piece. What arrives together is published together.
 const PIECE_PAGES: usize = 32;
@@ -57,6 +59,8 @@ struct Pieces {
     complete: bool,
     /// Pages of pieces that have ended, and of those that there will not be.
     ended: PageMask,
+    /// All before this one have ended.
+    oldest: usize,
 }
 
 /// What one descriptor moves.
@@ -84,9 +88,15 @@ impl WorkItem for Move {
         match deferred {
             Some(revocation) => {
                 // It is queued again when it was submitted.
-                Begun::new(this, revocation).carry_out(&PageMask::EMPTY, Effort::Gentle);
+                drop(Begun::new(this, revocation).carry_out(&PageMask::EMPTY, Effort::Gentle));
             }
-            None => this.finish(),
+            None => {
+                this.finish();
+                if this.to == Location::Device {
+                    // Each that ends brings the next, for as long as there is one.
+                    this.block.space.function.bring_while_idle();
+                }
+            }
         }
     }
 }
@@ -137,12 +147,34 @@ impl Begun {
     }
 
     /// Takes rights away and gives the device descriptors for all pages, `first` before the rest. See [`Move::submit`].
-    pub(crate) fn carry_out(mut self, first: &PageMask, effort: Effort) -> Arc<Move> {
+    pub(crate) fn carry_out(mut self, first: &PageMask, effort: Effort) -> CarriedOut {
         self.carried_out = true;
         let moving = self.moving.clone();
         moving.block.space.revoke(&moving.block, &self.revocation);
         moving.submit(first, effort);
-        moving
+        CarriedOut(moving)
+    }
+}
+
+/// A move that the device has descriptors for. What has not arrived when this is dropped is seen to by work: until then its transfers keep
+/// their slots, so that whoever has this must wait for nothing but the move itself.
+#[must_use]
+pub(crate) struct CarriedOut(Arc<Move>);
+
+impl Deref for CarriedOut {
+    type Target = Arc<Move>;
+
+    fn deref(&self) -> &Arc<Move> {
+        &self.0
+    }
+}
+
+impl Drop for CarriedOut {
+    fn drop(&mut self) {
+        if !self.0.end_if_over() {
+            // It is queued once only.
+            let _ = self.0.block.space.function.work.enqueue(self.0.clone());
+        }
     }
 }
 
@@ -177,6 +209,7 @@ impl Move {
                         all: KVec::new(),
                         complete: false,
                         ended: PageMask::EMPTY,
+                        oldest: 0,
                     },
                     "vfetch: move"
                 ),
@@ -192,7 +225,8 @@ impl Move {
     fn give_up(self: &Arc<Self>, error: Error) {
         self.error.store(error.to_errno(), Release);
         self.stay(&self.pages);
-        self.complete();
+        self.pieces.lock().complete = true;
+        self.end_if_over();
     }
 
     /// Gives the device descriptors for all pages, `first` before the rest. Where there are no slots, no memory or no frames those
@@ -225,22 +259,8 @@ impl Move {
             }
         }
         self.stay(&left);
-        self.complete();
-    }
-
-    /// There will be no more pieces. Somebody sees to those that nobody waits for.
-    fn complete(self: &Arc<Self>) {
-        let none = {
-            let mut pieces = self.pieces.lock();
-            pieces.complete = true;
-            pieces.all.is_empty()
-        };
-        if none {
-            self.finish();
-        } else {
-            // It is queued once only.
-            let _ = self.block.space.function.work.enqueue(self.clone());
-        }
+        // There will be no more pieces.
+        self.pieces.lock().complete = true;
     }
 
     /// Those of `pages` that nobody else has references to. The others stay with the host.
@@ -416,12 +436,7 @@ impl Move {
     /// Waits until `page` has arrived, or it is certain that it will not, or nothing is known of it yet: then the block's next change is
     /// to be waited for. Returns whether it has waited.
     pub(crate) fn finish_page(self: &Arc<Self>, page: PageIndex) -> bool {
-        let piece = {
-            let pieces = self.pieces.lock();
-            let mut all = pieces.all.iter();
-            all.find(|piece| piece.region.contains(page)).cloned()
-        };
-        match piece {
+        match self.piece_of(page) {
             None => false,
             Some(piece) => {
                 self.finish_piece(&piece);
@@ -430,14 +445,63 @@ impl Move {
         }
     }
 
+    /// Waits until something has become of `page`, or at least of something of the block since `version`, which was read while the page was
+    /// busy; or until the caller is killed.
+    pub(crate) fn await_page(self: &Arc<Self>, page: PageIndex, version: u32) -> Waited {
+        if let Some(piece) = self.piece_of(page) {
+            // Who has the lock waits already, and will say when it is over; or leaves it to the work that sees to all.
+            if let Some(mut transfer) = piece.transfer.try_lock() {
+                if let Some(flying) = transfer.take() {
+                    if flying.wait_with(Signals::Fatal) == Waited::Signal {
+                        *transfer = Some(flying);
+                        return Waited::Signal;
+                    }
+                    self.publish(&piece, flying);
+                }
+                return Waited::Done;
+            }
+        }
+        self.block.wait(version, Signals::Fatal)
+    }
+
+    /// The piece that `page` travels in.
+    fn piece_of(&self, page: PageIndex) -> Option<Arc<Piece>> {
+        let pieces = self.pieces.lock();
+        let mut all = pieces.all.iter();
+        all.find(|piece| piece.region.contains(page)).cloned()
+    }
+
+    /// The same for all of `pages`. Returns those of which nothing is known yet.
+    pub(crate) fn finish_pages(&self, pages: &PageMask) -> PageMask {
+        let mut left = *pages;
+        for index in 0.. {
+            if left.is_empty() {
+                break;
+            }
+            let piece = self.pieces.lock().all.get(index).cloned();
+            let Some(piece) = piece else {
+                break;
+            };
+            if left.remove(piece.region) > 0 {
+                self.finish_piece(&piece);
+            }
+        }
+        left
+    }
+
     /// Waits for one of the pieces that have not ended. `false` when all have.
     fn finish_one(self: &Arc<Self>) -> bool {
         let piece = {
-            let pieces = self.pieces.lock();
-            let mut all = pieces.all.iter();
+            let pieces = &mut *self.pieces.lock();
             let ended = &pieces.ended;
-            all.find(|piece| !PageMask::from(piece.region).minus(ended).is_empty())
-                .cloned()
+            // They end as a whole.
+            let open = |piece: &Arc<Piece>| !ended.contains(piece.region.first());
+            let later = pieces.all.iter().skip(pieces.oldest);
+            let found = later.enumerate().find(|(_, piece)| open(piece));
+            pieces.oldest = found.map_or(pieces.all.len(), |(skipped, _)| {
+                pieces.oldest.saturating_add(skipped)
+            });
+            found.map(|(_, piece)| piece.clone())
         };
         piece.is_some_and(|piece| {
             self.finish_piece(&piece);
@@ -454,14 +518,22 @@ impl Move {
                 None => break,
             }
         }
+        self.end_if_over();
+    }
+
+    /// Makes room for others if all pages have arrived or gone back. Returns whether they have.
+    fn end_if_over(self: &Arc<Self>) -> bool {
         let over = {
             let pieces = self.pieces.lock();
             pieces.complete && self.pages.minus(&pieces.ended).is_empty()
         };
         if over {
-            self.block.lock().end(self);
-            self.block.touch();
+            let ended = self.block.lock().end(self);
+            if ended {
+                self.block.touch();
+            }
         }
+        over
     }
 
     /// Why `page` did not arrive, if it did not. EAGAIN: it may be tried again.
@@ -479,11 +551,15 @@ impl Move {
     }
 
     /// Waits for a piece and publishes it, unless somebody has done so.
-    fn finish_piece(self: &Arc<Self>, piece: &Piece) {
+    fn finish_piece(&self, piece: &Piece) {
         let mut transfer = piece.transfer.lock();
-        let Some(flying) = transfer.take() else {
-            return;
-        };
+        if let Some(flying) = transfer.take() {
+            self.publish(piece, flying);
+        }
+    }
+
+    /// Waits for the transfer of a piece, and publishes it. To be called with `piece.transfer` locked.
+    fn publish(&self, piece: &Piece, flying: OwnedTransfer) {
         let (outcome, memory) = flying.finish();
         let mut pages = memory.map_or(KVec::new(), HostMemory::into_pages);
         let function = &self.block.space.function;

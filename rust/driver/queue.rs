@@ -894,6 +894,12 @@ impl<'data, Q: Deref<Target = Queue>, D: KeepsBound> Transfer<'data, Q, D> {
         self.slot.wait()
     }
 
+    /// Waits until it has ended, or `signals` say that it is not to be waited for any more: it goes on then, and somebody else has to
+    /// wait for it.
+    pub(crate) fn wait_with(&self, signals: Signals) -> Waited {
+        self.slot.wait_with(signals)
+    }
+
     /// Bytes of host memory that it moves.
     pub(crate) fn bytes(&self) -> usize {
         self.host.as_ref().map_or(0, HostMemory::bytes)
@@ -1025,29 +1031,38 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
     fn wait(&self) -> Result<(), Failure> {
+        self.wait_with(Signals::None);
         let queue = &*self.queue;
-        let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
-            return Err(Failure::Gone);
-        };
-        let is_over = || waiter.over.load(Acquire);
-        if !is_over() {
-            self.spin(is_over);
-        }
-        if !is_over() && self.fall_asleep() {
-            let time = Some(queue.timeout_ms);
-            if waiter.ended.wait(Signals::None, time, is_over) == Waited::TimedOut {
-                if self.is_stuck() {
-                    queue.stats.timeouts.count();
-                    queue.recovery.request();
-                    waiter.ended.wait(Signals::None, None, is_over);
-                }
-            }
-        }
         let inner = queue.inner.lock();
         match inner.states.get(usize::from(self.slot)) {
             Some(SlotState::Done(end)) => end.outcome,
             Some(SlotState::Idle) => Ok(()),
             _ => Err(Failure::Gone),
+        }
+    }
+
+    /// The same, as far as `signals` allow. Never says that the time is over.
+    fn wait_with(&self, signals: Signals) -> Waited {
+        let queue = &*self.queue;
+        let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
+            return Waited::Done;
+        };
+        let is_over = || waiter.over.load(Acquire);
+        if !is_over() {
+            self.spin(is_over);
+        }
+        if is_over() || !self.fall_asleep() {
+            return Waited::Done;
+        }
+        let time = Some(queue.timeout_ms);
+        match waiter.ended.wait(signals, time, is_over) {
+            Waited::TimedOut if self.is_stuck() => {
+                queue.stats.timeouts.count();
+                queue.recovery.request();
+                waiter.ended.wait(signals, None, is_over)
+            }
+            Waited::TimedOut => Waited::Done,
+            waited => waited,
         }
     }
 

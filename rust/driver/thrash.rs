@@ -86,6 +86,11 @@ impl Thrashing {
         self.detector.thrashing()
     }
 
+    /// Those that stay where they are for as long as [`Unpinner`] says.
+    pub(crate) fn pinned(&self) -> &PageMask {
+        &self.pinned
+    }
+
     /// `moved` begin to move to `processor`, or are sent away from it to make room. Returns whether state for the pages is
     /// [wanted](Space::watch).
     pub(crate) fn moved(&mut self, params: &Params, processor: Location, moved: &PageMask) -> bool {

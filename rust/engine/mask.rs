@@ -12,6 +12,15 @@ pub(super) const WORDS: usize = PAGES / 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageMask([u64; WORDS]);
 
+/// The words that pages of `region` are in.
+fn words_of(region: Region) -> core::ops::Range<usize> {
+    if region.is_empty() {
+        0..0
+    } else {
+        region.first() / 64..(region.outer() - 1) / 64 + 1
+    }
+}
+
 impl From<Region> for PageMask {
     fn from(region: Region) -> Self {
         // By far the most frequent one.
@@ -19,8 +28,10 @@ impl From<Region> for PageMask {
             return Self::ALL;
         }
         let mut words = [0; WORDS];
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = region.bits(index);
+        for index in words_of(region) {
+            if let Some(word) = words.get_mut(index) {
+                *word = region.bits(index);
+            }
         }
         Self(words)
     }
@@ -90,20 +101,28 @@ impl PageMask {
 
     /// Adds the pages of `region`; returns how many were not in the set.
     pub fn insert(&mut self, region: Region) -> usize {
-        let before = self.count();
-        for (index, word) in self.0.iter_mut().enumerate() {
-            *word |= region.bits(index);
+        let mut count = 0;
+        for index in words_of(region) {
+            if let Some(word) = self.0.get_mut(index) {
+                let added = region.bits(index) & !*word;
+                *word |= added;
+                count += added.count_ones() as usize;
+            }
         }
-        self.count() - before
+        count
     }
 
     /// Removes the pages of `region`; returns how many were in the set.
     pub fn remove(&mut self, region: Region) -> usize {
-        let before = self.count();
-        for (index, word) in self.0.iter_mut().enumerate() {
-            *word &= !region.bits(index);
+        let mut count = 0;
+        for index in words_of(region) {
+            if let Some(word) = self.0.get_mut(index) {
+                let removed = region.bits(index) & *word;
+                *word &= !removed;
+                count += removed.count_ones() as usize;
+            }
         }
-        before - self.count()
+        count
     }
 
     /// Number of pages in the set.
@@ -115,7 +134,8 @@ impl PageMask {
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; WORDS]
+        // Comparing arrays would call memcmp().
+        self.0.iter().fold(0, |all, word| all | word) == 0
     }
 
     /// The pages that are in both sets.
@@ -148,16 +168,24 @@ impl PageMask {
         self.0.iter().zip(other.0.iter()).any(|(a, b)| a & b != 0)
     }
 
+    /// How many pages are in both sets. Cheap where few words have any.
+    #[must_use]
+    pub fn count_common(&self, other: &Self) -> usize {
+        let mut count = 0;
+        for (a, b) in self.0.iter().zip(&other.0) {
+            let both = a & b;
+            if both != 0 {
+                count += both.count_ones() as usize;
+            }
+        }
+        count
+    }
+
     /// How many pages of `region` are in the set. Looks at the words of the region only.
     #[must_use]
     pub fn count_in(&self, region: Region) -> usize {
-        if region.is_empty() {
-            return 0;
-        }
-        let first = region.first() / 64;
-        let last = (region.outer() - 1) / 64;
         let mut count = 0;
-        for index in first..=last {
+        for index in words_of(region) {
             if let Some(word) = self.0.get(index) {
                 count += (word & region.bits(index)).count_ones() as usize;
             }

@@ -29,7 +29,10 @@ impl Ended {
             Self::Done => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
             Self::Nothing => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             Self::NoMemory => bindings::vm_fault_reason_VM_FAULT_OOM,
-            Self::Again => bindings::vm_fault_reason_VM_FAULT_RETRY,
+            // It has waited for a device, and counts as such; without that it would be the first time again.
+            Self::Again => {
+                bindings::vm_fault_reason_VM_FAULT_RETRY | bindings::vm_fault_reason_VM_FAULT_MAJOR
+            }
         }
     }
 }
@@ -88,6 +91,11 @@ impl Fault<'_> {
         self.place.write
     }
 
+    /// Whether it comes [again](Ended::Again).
+    pub(crate) fn is_again(&self) -> bool {
+        self.place.again
+    }
+
     /// Pages of the file that the mapping covers.
     pub(crate) fn covers(&self) -> Range<u64> {
         self.place.first as u64..self.place.outer as u64
@@ -96,7 +104,7 @@ impl Fault<'_> {
     /// Releases the lock that keeps the mapping as it is, so that waiting holds nobody up. `false` if that cannot be done here; it is not done twice.
     /// The file stays. Nothing can be mapped afterwards: the fault comes again.
     pub(crate) fn unlock(&self) -> bool {
-        if !self.unlocked.get().is_null() {
+        if self.is_unlocked() {
             return true;
         }
         if self.place.may_unlock {
@@ -113,9 +121,14 @@ impl Fault<'_> {
         self.unlocked.get().is_null().then_some(self.raw)
     }
 
+    /// Whether the lock was [released](Self::unlock): the fault is to come again.
+    pub(crate) fn is_unlocked(&self) -> bool {
+        !self.unlocked.get().is_null()
+    }
+
     /// Maps `page` where the fault is, writable at once if it is a write.
     pub(crate) fn map(&self, page: &HostPage) -> Ended {
-        if !self.unlocked.get().is_null() {
+        if self.is_unlocked() {
             return Ended::Again;
         }
         // SAFETY: By the invariants; the page is valid, and the mapping takes a reference of its own.
@@ -133,7 +146,7 @@ impl Fault<'_> {
     pub(crate) fn map_beside<'p>(&self, first: u64, pages: impl Iterator<Item = BorrowedPage<'p>>) {
         /// Pages at a time.
         const CHUNK: usize = 32;
-        if !self.unlocked.get().is_null() {
+        if self.is_unlocked() {
             return;
         }
         let covers = self.covers();

@@ -68,6 +68,12 @@ impl HostPage {
         unsafe { shim::vfetch_page_count(self.as_ptr()) > 1 }
     }
 
+    /// Whether anybody but mappings has another reference, most likely.
+    pub(crate) fn is_held(&self) -> bool {
+        // SAFETY: By the invariants.
+        unsafe { shim::vfetch_page_unmapped_count(self.as_ptr()) > 1 }
+    }
+
     /// Whether it was used through a mapping that is gone by now. Forgets it.
     pub(crate) fn take_used(&self) -> bool {
         // SAFETY: By the invariants.

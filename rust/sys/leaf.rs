@@ -164,7 +164,9 @@ impl Leaf {
         if page >= ENTRIES {
             return;
         }
-        drop(self.take(page));
+        if self.entry(page) != 0 {
+            drop(self.take(page));
+        }
         let entry = match place {
             Place::Nowhere => 0,
             Place::Frame(frame) => u64::from(frame) << hw::VFETCH_PAGE_SHIFT | FRAME,

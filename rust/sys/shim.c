@@ -121,6 +121,14 @@ int vfetch_page_count(struct page *page)
 	return page_count(page);
 }
 
+/* Mappings have a reference each. */
+int vfetch_page_unmapped_count(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return folio_ref_count(folio) - folio_mapcount(folio);
+}
+
 /* Whether the page was touched through a mapping that is gone now. Forgets it. */
 bool vfetch_page_test_clear_referenced(struct page *page)
 {
@@ -268,6 +276,7 @@ void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place
 	place->write = vmf->flags & FAULT_FLAG_WRITE;
 	place->may_unlock = fault_flag_allow_retry_first(vmf->flags) &&
 			    !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
+	place->again = vmf->flags & FAULT_FLAG_TRIED;
 }
 
 /*

@@ -28,6 +28,8 @@ struct vfetch_fault_place {
 	bool write;
 	/* Its lock may be released to wait. */
 	bool may_unlock;
+	/* It was here before, and has waited. */
+	bool again;
 };
 
 struct file *vfetch_mapping_create(void);
@@ -47,6 +49,7 @@ struct page *vfetch_page_alloc(bool zeroed);
 void vfetch_page_get(struct page *page);
 void vfetch_page_put(struct page *page);
 int vfetch_page_count(struct page *page);
+int vfetch_page_unmapped_count(struct page *page);
 bool vfetch_page_test_clear_referenced(struct page *page);
 size_t vfetch_page_to_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter);
 size_t vfetch_page_from_iter(struct page *page, size_t offset, size_t bytes, struct iov_iter *iter);

@@ -21,6 +21,8 @@ pub(super) struct FaultPlace {
     pub(super) write: bool,
     /// Its lock may be released to wait.
     pub(super) may_unlock: bool,
+    /// It was here before, and has waited.
+    pub(super) again: bool,
 }
 
 extern "C" {
@@ -123,6 +125,8 @@ extern "C" {
     pub(super) fn vfetch_page_put(page: *mut bindings::page);
     /// References to `page`, of which the caller has one.
     pub(super) fn vfetch_page_count(page: *mut bindings::page) -> c_int;
+    /// The same without those of mappings, as far as that can be said of a page that is being mapped and unmapped.
+    pub(super) fn vfetch_page_unmapped_count(page: *mut bindings::page) -> c_int;
     /// Whether `page`, to which the caller has a reference, was used through a mapping that is gone. Forgets it.
     pub(super) fn vfetch_page_test_clear_referenced(page: *mut bindings::page) -> bool;
     /// Copies from `page` to the buffer of `iter` and moves it on; both must be valid, and the range inside of the page.

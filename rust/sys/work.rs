@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use kernel::workqueue::{HasWork, Queue, Work, WorkItem};
+use kernel::workqueue::{HasDelayedWork, HasWork, Queue, Work, WorkItem};
 
 use super::shim;
 
@@ -72,6 +72,24 @@ where
     if unsafe { bindings::cancel_work_sync(raw) } {
         // SAFETY: It was queued and will not run: the reference that `Arc<T>` gave to the queue is
         // ours again. `HasWork` says that `raw` is a field of the same `T`.
+        drop(unsafe { Arc::from_raw(Arc::as_ptr(item)) });
+    }
+}
+
+/// The same for work that may still have to wait for its time: then it does not run.
+pub(crate) fn cancel_delayed_sync<T, const ID: u64>(item: &Arc<T>)
+where
+    T: HasDelayedWork<T, ID> + HasWork<T, ID> + WorkItem<ID, Pointer = Arc<T>>,
+{
+    // SAFETY: The pointer is valid, since `item` holds a reference.
+    let work = unsafe { T::raw_get_work(Arc::as_ptr(item).cast_mut()) };
+    // SAFETY: The pointer is valid; the work was initialised with the item.
+    let raw = unsafe { Work::raw_get(work) };
+    // SAFETY: By `HasDelayedWork` the work is that of a `delayed_work`.
+    let raw = unsafe { kernel::container_of!(raw, bindings::delayed_work, work) };
+    // SAFETY: `raw` is a valid, initialised item. It does not run on behalf of our caller.
+    if unsafe { bindings::cancel_delayed_work_sync(raw) } {
+        // SAFETY: As in `cancel_sync`.
         drop(unsafe { Arc::from_raw(Arc::as_ptr(item)) });
     }
 }

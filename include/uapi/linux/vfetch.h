@@ -133,6 +133,7 @@
  * @link_weight: this function's weight on it
  * @generation: function resets that the driver has seen
  * @pf_node: node of its PF; the same as @node for a PF; VFETCH_NODE_NONE when the PF is not bound here
+ * @strands: most strands of a job; 0: the function does not compute
  * @space_bytes: size of this file's space
  * @space_lost_pages: pages of this space that are lost
  */
@@ -161,7 +162,7 @@ struct vfetch_info {
 	__u32 link_weight;
 	__u32 generation;
 	__u32 pf_node;
-	__u32 reserved;
+	__u32 strands;
 	__u64 space_bytes;
 	__u64 space_lost_pages;
 };

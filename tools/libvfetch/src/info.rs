@@ -149,6 +149,7 @@ impl Serialize for Info {
         map.serialize_entry("link_latency_ns", &self.link_latency_ns)?;
         map.serialize_entry("link_bytes_per_us", &self.link_bytes_per_us)?;
         map.serialize_entry("link_weight", &self.link_weight)?;
+        map.serialize_entry("strands", &self.strands)?;
         map.serialize_entry("space_bytes", &self.space_bytes)?;
         map.serialize_entry("space_lost_pages", &self.space_lost_pages)?;
         map.end()

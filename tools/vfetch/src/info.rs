@@ -52,6 +52,9 @@ fn show(info: &Info) -> String {
             bytes(info.transfer_max_bytes.into())
         ),
     );
+    if info.strands > 0 {
+        line("jobs", format!("of up to {} strands", info.strands));
+    }
     let link = info.link();
     let page = u64::from(info.page_bytes);
     let alone = link.transfer_ns(page);

@@ -6,6 +6,7 @@ mod advised;
 mod coherent;
 pub(crate) mod direct;
 mod evicted;
+mod hints;
 mod jobs;
 mod kernels;
 mod lost;
@@ -13,6 +14,7 @@ mod mapping;
 mod others;
 mod thrashing;
 mod trace;
+mod waits;
 
 use anyhow::{Context, Result};
 use libvfetch::{stamped, Function, Space, Stamp, StampCheck};
@@ -140,6 +142,13 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
         },
         Group {
+            name: "hints",
+            about: "what the engine decides, seen from outside",
+            tests: bounded![60:
+                hints::a_block_is_read_by_as_many_faults_as_the_tree_says,
+            ],
+        },
+        Group {
             name: "jobs",
             about: "jobs of a function on managed memory",
             tests: bounded![60:
@@ -198,6 +207,14 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::a_page_that_cannot_be_fetched_is_sigbus_and_stays,
                 lost::a_page_that_cannot_be_sent_stays_with_the_host,
                 lost::scrubs_that_fail_show_nobody_else_s_bytes,
+            ],
+        },
+        Group {
+            name: "mapped-waits",
+            about: "pages that are long in coming (x-test=on, VFs, timeout_ms=20000)",
+            tests: bounded![60:
+                waits::a_killed_process_does_not_wait_for_its_page,
+                waits::mappings_change_while_a_page_is_awaited,
             ],
         },
         Group {

@@ -23,6 +23,7 @@ use crate::{
     support::{
         buffer::{Area, Mapping},
         errno::{same, Errno},
+        limit::until,
         machine::{pf, vf, PAGE},
         model::{self, pattern, Model},
         process::fork,
@@ -402,8 +403,12 @@ pub(crate) fn registered_pages_stay_where_they_are_and_the_device_sees_them() ->
         other.read_exact_at(&mut got, 0)?;
         model::equal("unmapped pinned pages", 0, &got, &stamped_bytes(4, 16, 20))?;
         drop(ring);
-        // And then the pages may go again.
-        device_stamps(&space, 0, pages, 21)?;
+        // And then the pages may go again, and do when the device asks for them.
+        until(30, "the device has the pages", || {
+            device_stamps(&space, 0, pages, 21)?;
+            let found = space.residency(0..(pages * PAGE) as u64)?;
+            Ok(found.device == pages as u64)
+        })?;
         same("words", device_finds(&space, 0, pages, 21)?, 0)
     })
 }
