@@ -31,6 +31,12 @@ echo "  instructions of single operations" >&2
 ./probe 0 "nothing:$n" "null:$n" "copy:4096:$n" "zero:4096:$n" "memfd:4096:$n" "read:4096:$n" "write:4096:$n" \
 	"read:65536:$n" "write:65536:$n" "read:1048576:$m" "write:1048576:$m" "sread:1048576:$m" "swrite:1048576:$m"
 
+# The numbers of pages are not divided: what is counted needs whole blocks.
+part managed
+echo "  instructions of faults" >&2
+./probe 0 shared:200 mfault:200 mload:3000 dfault:2048 dscatter:2048 \
+	decide:1 decide:25 decide:30 decide:51 decide:75 decide:99 decide:100
+
 measure "one function" 0 4m seq 4k 1 500
 measure "one function" 0 4m seq 64k 1 200
 measure "one function" 0 4m seq 1m 1 40

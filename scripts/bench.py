@@ -3,6 +3,7 @@
 """The figures of `make bench`, from what scripts/bench.sh left in FOLDER:
 
   said      the guest's output (scripts/bench-guest.sh)
+  slow      likewise, of a boot with a link of SLOW_BYTES_PER_US
   qemu      QEMU's command line
   trace, probe.nm, vfetch.ko    of the profiler, see profile_trace.py
 
@@ -25,6 +26,14 @@ import profile_trace  # noqa: E402 (its folder is known only now)
 LINK_SHARE = 0.90
 OWN_4K_READ = 6000
 
+MLOAD_SHARE = 0.95
+HOST_FAULT = 8000
+DEVICE_FAULT = 500
+# Faults that it takes to read a block page by page, by the threshold: what is known of the tree.
+DECISIONS = {1: 1, 25: 3, 30: 4, 51: 6, 75: 20, 99: 32, 100: 512}
+
+PAGE = 4096
+SLOW_BYTES_PER_US = 1000
 SIZES = {4096: "4 KiB", 65536: "64 KiB", 1 << 20: "1 MiB"}
 SETS = ("one function", "8 functions together")
 
@@ -58,7 +67,7 @@ def boot(guest, qemu):
 
 class Bench:
     def __init__(self, folder):
-        self.operations, self.results = [], []
+        self.operations, self.managed, self.results = [], [], []
         self.link = None
         kallsyms, guest, functions = [], "", {}
         for name, text in parts(f"{folder}/said"):
@@ -66,6 +75,8 @@ class Bench:
                 guest = text
             elif name == "operations":
                 self.operations = [json.loads(line) for line in text.splitlines()]
+            elif name == "managed":
+                self.managed = [json.loads(line) for line in text.splitlines()]
             elif name == "kallsyms":
                 kallsyms = text.splitlines()
             elif name.startswith("results "):
@@ -81,14 +92,47 @@ class Bench:
         self.link = {k: one[k] for k in ("link_latency_ns", "link_bytes_per_us", "queues", "queue_entries",
                                          "transfer_max_bytes")}
         self.symbols, self.sections, self.lines = profile_trace.load_trace(folder, kallsyms)
-        if len(self.sections) != len(self.operations):
-            raise ValueError(f"{len(self.operations)} operations were run, the trace has {len(self.sections)}")
+        run = len(self.operations) + len(self.managed)
+        if len(self.sections) != run:
+            raise ValueError(f"{run} operations were run, the trace has {len(self.sections)}")
+        with open(f"{folder}/slow", encoding="utf-8") as f:
+            self.slow = json.loads(f.read())
         self.empty = self.sections[0].total / self.operations[0]["count"]
         for what, section in zip(self.operations, self.sections):
             what["instructions"] = round(section.total / what["count"] - self.empty, 1)
             what["ns_per_operation"] = round(what.pop("ns") / what["count"], 1)
             what["groups"] = {name: round(section.groups[name] / what["count"], 1)
                               for name, _ in profile_trace.GROUPS if section.groups[name]}
+
+        for what, section in zip(self.managed, self.sections[len(self.operations):]):
+            self.count_managed(what, section)
+
+    def count_managed(self, what, section):
+        """The figures of a section of managed memory: of a fault of a job, or of a page."""
+        jobs = what["section"] in ("dfault", "dscatter")
+        n = what["device_faults"] if jobs else what["count"]
+        own = sum(v for function, v in section.self_.items() if function[1] == "vfetch")
+        what["instructions"] = round(section.total / n, 1)
+        what["of_the_module"] = round(own / n, 1)
+        what["ns_per_operation"] = round(what["ns"] / n, 1)
+        what["groups"] = {name: round(section.groups[name] / n, 1) for name, _ in profile_trace.GROUPS if section.groups[name]}
+
+    def fault(self, section):
+        """The figures of a section of managed memory."""
+        for what in self.managed:
+            if what["section"] == section:
+                return what
+        raise ValueError(f"the section '{section}' was not run")
+
+    def decisions(self):
+        """{threshold: faults}"""
+        return {what["count"]: what["value"] for what in self.managed if what["section"] == "decide"}
+
+    def load_shares(self):
+        """The shares of the link, at its own rate and at the slow one, that loads of a page each reach."""
+        def share(what, rate):
+            return PAGE * 1000 / rate / (what["ns"] / what["count"])
+        return share(self.fault("mload"), self.link["link_bytes_per_us"]), share(self.slow, SLOW_BYTES_PER_US)
 
     def operation(self, section, size=0):
         for what in self.operations:
@@ -119,6 +163,18 @@ class Bench:
         own = self.own()["beyond_null_system_call"]
         yield {"what": "own instructions of a 4 KiB read", "wanted": OWN_4K_READ, "measured": own,
                "reached": own <= OWN_4K_READ, "show": (f"{OWN_4K_READ:,}", f"{own:,.0f}")}
+        share = self.load_shares()[1]
+        yield {"what": "link used by loads of a page each, at 1 GB/s", "wanted": MLOAD_SHARE, "measured": share,
+               "reached": share >= MLOAD_SHARE, "show": (f"{MLOAD_SHARE:.0%}", f"{share:.1%}")}
+        own = self.fault("mfault")["instructions"] - self.fault("shared")["instructions"]
+        yield {"what": "instructions of a fault that fetches one page", "wanted": HOST_FAULT, "measured": own,
+               "reached": own <= HOST_FAULT, "show": (f"{HOST_FAULT:,}", f"{own:,.0f}")}
+        own = self.fault("dfault")["instructions"]
+        yield {"what": "instructions of a job's fault, neighbours", "wanted": DEVICE_FAULT, "measured": own,
+               "reached": own <= DEVICE_FAULT, "show": (f"{DEVICE_FAULT:,}", f"{own:,.0f}")}
+        wrong = sum(self.decisions().get(threshold) != faults for threshold, faults in DECISIONS.items())
+        yield {"what": "thresholds with other faults than is known", "wanted": 0, "measured": wrong,
+               "reached": wrong == 0, "show": ("0", f"{wrong}")}
 
     def own(self):
         """The driver's own cost of a 4 KiB read. It copies nothing, so that there is no copy to leave out."""
@@ -207,6 +263,7 @@ def show(b):
     if own["of_it_polling"]:
         out += [f"  Of these {own['of_it_polling']:,.0f} look for the completion while the link is at work."]
 
+    out += managed(b)
     out += heading("Wanted")
     missed = 0
     for w in b.wanted():
@@ -214,6 +271,37 @@ def show(b):
         out += [f"  {'ok    ' if w['reached'] else 'MISSED'}  {w['what']:<47} {w['show'][1]:>6}, wanted {w['show'][0]}"]
     out += ["", "  All wanted figures are reached." if not missed else f"  {missed} wanted figure{'s are' if missed > 1 else ' is'} missed."]
     return out
+
+
+def managed(b):
+    """The tables of managed memory."""
+    out = heading("Managed memory: faults")
+    out += [f"  {'':<47} {'instructions':>12} {'module':>7} {'virtual µs':>10}"]
+    names = (("shared", "load of a memory file's page, mapped by the fault"), ("mfault", "load of a page of the device's, alone"),
+             ("dfault", "a job's fault, of 256 neighbours at once"), ("dscatter", "the same, of pages that are 8 apart"))
+    for section, text in names:
+        f = b.fault(section)
+        out += [f"  {clip(text):<47} {f['instructions']:>12,.0f} {f['of_the_module']:>7,.0f} {us(f['ns_per_operation']):>10}"]
+    out += ["  module: of them in vfetch itself, not in what it calls of the kernel", ""]
+    out += ["  " + " " * 31 + "".join(f"{name:>11}" for name in ("mfault", "dfault", "dscatter"))]
+    for name, _ in profile_trace.GROUPS:
+        values = [b.fault(section)["groups"].get(name, 0) for section in ("mfault", "dfault", "dscatter")]
+        if max(values) >= 0.5:
+            out += [f"  {name:<31}" + "".join(f"{v:>11,.0f}" for v in values)]
+    fast, slow = b.load_shares()
+    f = b.fault("mload")
+    out += ["", "  Loads of what the device has, in order, one of each page, with the policy auto:",
+            f"  {f['host_faults']} faults for {f['count']:,} pages; {slow:.1%} of a link of {SLOW_BYTES_PER_US / 1000:g} bytes a ns, "
+            f"{fast:.1%} of one of {b.link['link_bytes_per_us'] / 1000:g}."]
+    out += ["", "  Faults that it takes to read a block of the device's page by page:",
+            "  threshold " + "".join(f"{t:>6}" for t in DECISIONS),
+            "  measured  " + "".join(f"{b.decisions().get(t, '-'):>6}" for t in DECISIONS),
+            "  known     " + "".join(f"{n:>6}" for n in DECISIONS.values())]
+    return out
+
+
+def clip(text):
+    return profile_trace.clip(text, 47)
 
 
 def count(kinds):
@@ -240,7 +328,7 @@ def main(argv):
         with open(a.json, "w", encoding="utf-8") as f:
             json.dump({"boot": b.boot, "link": b.link, "functions": b.functions, "calibration": b.calibration,
                        "wanted": wanted, "own_cost_of_4k_read": b.own(), "results": b.results,
-                       "operations": b.operations}, f, indent=1)
+                       "operations": b.operations, "managed": b.managed, "slow_link": b.slow}, f, indent=1)
             f.write("\n")
     return 0
 
