@@ -54,7 +54,7 @@ scripts_of() {
 # (A probe of the profiler runs in the guest and is no part of QEMU. User programs have neither the kernel's types
 # nor its names for attributes.)
 kernel_style_c() {
-  files_matching '^((include|rust|bpf|tests/guest)/.*\.[ch]|qemu/profile/probe\.c)$' |
+  files_matching '^((include|rust|bpf|tests/guest)/.*\.[ch]|qemu/profile/probe.*)$' |
     xargs -d '\n' "$kernel/tree/scripts/checkpatch.pl" --no-tree --quiet --terse --show-types --max-line-length=100 \
       --ignore SPDX_LICENSE_TAG,FILE_PATH_CHANGES,PREFER_KERNEL_TYPES,NEW_TYPEDEFS,PREFER_DEFINED_ATTRIBUTE_MACRO -f
 }
@@ -62,7 +62,7 @@ kernel_style_c() {
 # QEMU's own script wants its own choice of licences, which is not ours to make.
 qemu_style_c() {
   local found
-  found=$(files_matching '^qemu/.*\.[ch]$' | grep -vx 'qemu/profile/probe\.c' | sed "s|^|$VFETCH_TOP/|" |
+  found=$(files_matching '^qemu/.*\.[ch]$' | grep -vx 'qemu/profile/probe.*' | sed "s|^|$VFETCH_TOP/|" |
     (cd "$qemu_source" && xargs -d '\n' scripts/checkpatch.pl --no-tree --quiet --terse -f 2>&1) |
     grep -vE 'unacceptable licenses|line over 80 characters|^total: ') || true
   [ -z "$found" ] || { echo "$found"; return 1; }

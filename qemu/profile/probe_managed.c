@@ -22,6 +22,7 @@
 /* Faults that a batch may hold. */
 #define BATCH 256
 
+/* What is loaded goes here, so that the compiler leaves the loads in. */
 static volatile uint64_t sink;
 
 static struct vfetch_policy policy_of(int fd)

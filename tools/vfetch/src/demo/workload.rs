@@ -31,9 +31,9 @@ pub(crate) enum Kind {
     Bfs,
     /// Two iterations of PageRank over a graph of that kind
     Pagerank,
-    /// out[i] = in[index[i]], indices at random
+    /// `out[i] = in[index[i]]`, indices at random
     Gather,
-    /// out[index[i]] = in[i], indices at random
+    /// `out[index[i]] = in[i]`, indices at random
     Scatter,
     /// The sum of a long array
     Reduce,
