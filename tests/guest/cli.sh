@@ -126,6 +126,21 @@ claim "record puts the policy back" 0 "^/dev/vfetch1: auto" "vfetch policy show 
 claim "one recorder a function" 1 "busy|EBUSY|Device or resource busy" \
 	"vfetch record 1 --events /dev/null -- vfetch record 1 --events /dev/null -- true"
 
+claim "advise brings pages to the host" 0 "256 pages on the host" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 1m; vfetch advise fd:3 will-need-host; vfetch residency fd:3"
+claim "advise of a part is of that part" 0 "^ +0 d{16}h{16}d{32}$" \
+	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 256k;
+	 vfetch advise fd:3 will-need-host --offset 64k --length 64k; vfetch residency fd:3"
+claim "advice that is none is status 2, with what there is" 2 "will-need-device" "vfetch advise fd:3 hurry"
+claim "advise of a function says what to name" 1 "fd:N or pid:PID" "vfetch advise 1 normal"
+claim "top --once has a line for each function" 0 "^3$" "vfetch top --once --interval 100ms | grep -c '^vfetch[0-9] .*auto'"
+claim "top --json sees what a job does" 0 "^yes$" \
+	"vfetch top 1 --json --interval 100ms >/tmp/top & pid=\$!
+	 until [ -s /tmp/top ]; do sleep 0.1; done
+	 vfetch demo 1 --job triad,bfs --size 1m --capacity 1 >/dev/null; n=\$(wc -l </tmp/top)
+	 until [ \$(wc -l </tmp/top) -gt \$((n + 1)) ]; do sleep 0.1; done; kill \$pid
+	 grep -q '\"device_faults_per_s\":[1-9]' /tmp/top && grep -q '\"prefetched_pages_per_s\":[1-9]' /tmp/top && echo yes"
+
 claim "contents lost in a reset are status 7" 7 "lost in a function reset \(16 pages" \
 	"exec 3<>/dev/vfetch1; vfetch write fd:3 --length 64k; echo 1 >$pci/$vf/reset; vfetch read fd:3"
 claim "lost contents can be overwritten" 0 "verified" \

@@ -226,6 +226,39 @@ Examples:
   vfetch residency pid:1234 --json")]
     Residency(ResidencyArgs),
 
+    /// Say what pages of a space are used for, or bring them somewhere
+    #[command(after_long_help = "\
+What is said of pages holds until something else is said of them, or the
+space's file is closed; will-need-… and do-not-need act at once. It is advice:
+contents stay the same, but for do-not-need, after which they are zeros.
+
+Examples:
+  vfetch advise fd:3 will-need-device --offset 1g --length 64m
+  vfetch advise fd:3 prefer-host --length 4k
+  vfetch advise pid:1234 no-prefetch")]
+    Advise(AdviseArgs),
+
+    /// Watch functions: faults, what comes along, link and memory, live
+    #[command(after_long_help = "\
+On a terminal a view that follows; q ends it. Elsewhere, and with --once, the
+table once, after an interval; with --json a line for each interval. The nodes
+are kept open meanwhile, so that 'rmmod vfetch' is refused.
+
+Columns, the rates for each second:
+  dev flt, host flt  faults of jobs, and of processes
+  brought   pages that came along with others
+  used      of those of which it became known, that were used
+  evicted   pages that made room
+  link      share of the time that the function used the link
+  MB/s      moved both ways by migration
+  device mem  used by its spaces, and its limit
+
+Examples:
+  vfetch top
+  vfetch top 1 2 --interval 200ms
+  vfetch top --once --json | jq '.[].link_share'")]
+    Top(TopArgs),
+
     /// Record what a function's jobs and processes fault on
     #[command(after_long_help = "\
 Records until COMMAND ends, --time is over, or ctrl-c. -o writes a trace that
@@ -626,6 +659,43 @@ pub(crate) struct LimitsArgs {
     /// The function's limits also for fd:N and pid:PID
     #[arg(long)]
     pub(crate) function: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArgs {
+    /// fd:N for a space that the shell holds, pid:PID or pid:PID:FD for another's
+    #[arg(value_name = "SPACE")]
+    pub(crate) target: Target,
+
+    /// What to say
+    #[arg(value_name = "ADVICE")]
+    pub(crate) advice: crate::advise::Word,
+
+    /// Where in the space to begin, a multiple of 4 KiB
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = units::parse_bytes)]
+    pub(crate) offset: u64,
+
+    /// Of how much of it, a multiple of 4 KiB; the default is up to its end
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes_not_0)]
+    pub(crate) length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) functions: FunctionArgs,
+
+    /// How often to look
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration)]
+    pub(crate) interval: Duration,
+
+    /// Print the table once, after an interval
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) once: bool,
+
+    /// Print so many times, instead of a live view
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
 }
 
 #[derive(Debug, Args)]

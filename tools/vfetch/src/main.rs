@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod advise;
 mod bench;
 mod check;
 mod cli;
@@ -21,6 +22,7 @@ mod record;
 mod residency;
 mod stats;
 mod target;
+mod top;
 mod transfer;
 mod units;
 
@@ -45,6 +47,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Policy(command) => policy::run(&host, command, out),
         Command::Limits(args) => limits::run(&host, args, out),
         Command::Residency(args) => residency::run(&host, args, out),
+        Command::Advise(args) => advise::run(&host, args, out),
+        Command::Top(args) => top::run(&host, args, out),
         Command::Record(args) => record::run(&host, args, out),
         Command::Completions(args) => cli::completions(args),
         Command::Man(args) => cli::man(args),
