@@ -311,7 +311,7 @@ impl BlockAdvice {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use super::super::testing::cases;
+    use super::super::testing::{cases, most};
     use super::*;
     use proptest::prelude::*;
     use std::vec;
@@ -359,7 +359,7 @@ mod tests {
 
         #[test]
         fn runs_say_what_a_list_of_pages_does(
-            steps in prop::collection::vec(step(), 0..30),
+            steps in prop::collection::vec(step(), 0..most(30)),
             outer in 0..=PAGES_HERE as u64,
         ) {
             let mut advised = Advised::new(Vec::new());
