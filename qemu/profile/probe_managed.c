@@ -22,9 +22,6 @@
 /* Faults that a batch may hold. */
 #define BATCH 256
 
-/* What is loaded goes here, so that the compiler leaves the loads in. */
-static volatile uint64_t sink;
-
 static struct vfetch_policy policy_of(int fd)
 {
 	struct vfetch_policy policy = { 0 };
@@ -72,7 +69,7 @@ static void load(const char *memory, long first, long pages)
 	long i;
 
 	for (i = first; i < first + pages; i++)
-		sink = *(const volatile uint64_t *)(memory + i * PAGE);
+		__asm__ volatile("movq %0, %%rax" : : "m"(memory[i * PAGE]) : "rax");
 }
 
 /* A job that reads pages from `first` on, each strand the same number of neighbours, and waits for it. */
@@ -107,11 +104,11 @@ static void tell(int fd, const char *name, long count, long long start, const st
 	long long ns = now() - start;
 	struct vfetch_stats after = fd < 0 ? *before : stats_of(fd);
 
-	printf("{\"section\": \"%s\", \"bytes\": 0, \"count\": %ld, \"ns\": %lld, \"host_faults\": %llu, "
-	       "\"device_faults\": %llu, \"batches\": %llu, \"value\": %llu}\n", name, count, ns,
-	       (unsigned long long)(after.host_faults - before->host_faults),
-	       (unsigned long long)(after.device_faults - before->device_faults),
-	       (unsigned long long)(after.fault_batches - before->fault_batches), (unsigned long long)value);
+	printf("{\"section\": \"%s\", \"bytes\": 0, \"count\": %ld, \"ns\": %lld, ", name, count, ns);
+	printf("\"host_faults\": %llu, ", after.host_faults - before->host_faults);
+	printf("\"device_faults\": %llu, ", after.device_faults - before->device_faults);
+	printf("\"batches\": %llu, ", after.fault_batches - before->fault_batches);
+	printf("\"value\": %llu}\n", (unsigned long long)value);
 }
 
 /* The baseline: faults of pages that are there. */
