@@ -129,7 +129,8 @@ impl Chaos {
         let side = |host| if host { Side::Host } else { Side::Device };
         let advice = match self.random.random_range(0..8) {
             0 | 1 => Advice::Normal,
-            2 => Advice::Prefer(Some(side(self.random.random()))),
+            // Not on the device: pages that thrash there are shown through the window, and cannot be buffers (EFAULT).
+            2 => Advice::Prefer(Some(Side::Host)),
             3 => Advice::Prefer(None),
             4 => Advice::AccessedByDevice(self.random.random()),
             5 => Advice::Prefetch(self.random.random()),
