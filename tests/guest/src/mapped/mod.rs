@@ -3,6 +3,7 @@
 //! Managed memory: spaces as memory of processes and of jobs, at the same time.
 
 mod advised;
+mod broken;
 mod coherent;
 pub(crate) mod direct;
 mod evicted;
@@ -12,6 +13,7 @@ mod kernels;
 mod lost;
 mod mapping;
 mod others;
+mod policies;
 mod thrashing;
 mod trace;
 mod waits;
@@ -44,14 +46,19 @@ fn on_pf_and_vf(test: impl Fn(&Function) -> Result<()>) -> Result<()> {
 }
 
 /// A space of `pages`, and all of it mapped.
-fn mapped(function: &Function, pages: usize) -> Result<(Space, Mapping)> {
+pub(crate) fn mapped(function: &Function, pages: usize) -> Result<(Space, Mapping)> {
     let space = crate::support::machine::space(function, (pages * PAGE) as u64)?;
     let mapping = Mapping::part_of(&space, 0, pages * PAGE, RIGHTS)?;
     Ok((space, mapping))
 }
 
 /// Has the device stamp `pages` pages from `first` on: they are its own then.
-fn device_stamps(space: &Space, first: usize, pages: usize, generation: u64) -> Result<()> {
+pub(crate) fn device_stamps(
+    space: &Space,
+    first: usize,
+    pages: usize,
+    generation: u64,
+) -> Result<()> {
     let stamp = Stamp {
         output: (first * PAGE) as u64,
         n: (pages * WORDS) as u64,
@@ -75,7 +82,7 @@ fn device_finds(space: &Space, first: usize, pages: usize, generation: u64) -> R
 }
 
 /// What stamped pages hold.
-fn stamped_bytes(first: usize, pages: usize, generation: u64) -> Vec<u8> {
+pub(crate) fn stamped_bytes(first: usize, pages: usize, generation: u64) -> Vec<u8> {
     let words = first * WORDS..(first + pages) * WORDS;
     words
         .flat_map(|word| stamped(word as u64, generation).to_le_bytes())
@@ -127,6 +134,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 evicted::pages_go_to_the_device_when_the_machine_needs_memory,
                 evicted::limits_that_cannot_be_are_refused,
                 evicted::residency_tells_where_pages_are,
+                policies::policies_that_cannot_be_are_refused,
+                policies::every_policy_moves_pages_right_and_is_counted,
             ],
         },
         Group {
@@ -207,6 +216,9 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::a_page_that_cannot_be_fetched_is_sigbus_and_stays,
                 lost::a_page_that_cannot_be_sent_stays_with_the_host,
                 lost::scrubs_that_fail_show_nobody_else_s_bytes,
+                broken::records_that_come_twice_or_for_nobody_harm_nobody,
+                broken::a_lost_message_of_faults_is_noticed,
+                broken::a_queue_that_cannot_be_reset_loses_what_the_device_has_and_no_more,
             ],
         },
         Group {

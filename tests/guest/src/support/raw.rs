@@ -39,14 +39,14 @@ struct Advise {
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
-    flags: u32,
+    pub(crate) flags: u32,
     pub(crate) enabled: u32,
     pub(crate) policy: u32,
     pub(crate) threshold: u32,
     pub(crate) min_faults: u32,
     pub(crate) compat: u32,
     pub(crate) ats: u32,
-    rest: [u32; 5],
+    pub(crate) rest: [u32; 5],
 }
 
 const MAGIC: u8 = 0xa8;
