@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device whose fault ring lies or falls silent, and whose queues cannot be reset.
+//! A device whose fault ring lies or falls silent, whose queues cannot be reset, and that is reset with all its functions.
 //!
 //! The module is loaded with `timeout_ms=200`.
 
@@ -15,11 +15,12 @@ use crate::{
     life::{
         hw,
         inject::{Fault, Injector},
+        machine::reset,
     },
     support::{
         errno::same,
         limit,
-        machine::{leaves_nothing, vf, PAGE},
+        machine::{leaves_nothing, pf, vf, PAGE},
         model,
         process::signal_of,
     },
@@ -191,6 +192,74 @@ pub(crate) fn a_queue_that_cannot_be_reset_loses_what_the_device_has_and_no_more
                 &stamped_bytes(0, 96, 2),
             )?;
             space.set_policy(before)?;
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn a_reset_of_the_pf_takes_what_all_functions_have() -> Result<()> {
+    let functions = [pf()?, vf(1)?, vf(2)?];
+    leaves_nothing(&functions[0], || {
+        let spaces = functions
+            .iter()
+            .map(|function| {
+                let (space, mapping) = mapped(function, 40)?;
+                // Nothing comes along.
+                let before = space.policy()?;
+                let mut alone = before;
+                alone.policy = PolicyKind::None;
+                space.set_policy(alone)?;
+                device_stamps(&space, 0, 20, 1)?;
+                mapping.fill(20 * PAGE, &stamped_bytes(20, 20, 1));
+                space.set_policy(before)?;
+                Ok((space, mapping))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // Jobs run on all of them.
+        let long = Task::from(Reduce {
+            input: 20 * PAGE as u64,
+            n: WORDS as u64,
+        })
+        .strands(1)
+        .element_ps(1_000_000_000);
+        let jobs = spaces
+            .iter()
+            .map(|(space, _)| Ok(space.submit(&long)?))
+            .collect::<Result<Vec<_>>>()?;
+        reset(functions[0].address)?;
+        for job in jobs {
+            let time = Duration::from_secs(20) * limit::factor();
+            job.wait_for(Some(time))?.context("a job has not ended")?;
+        }
+        for (space, mapping) in &spaces {
+            ready(space)?;
+            let lost = space.info()?.space_lost_pages;
+            // The job's page may have been the device's by then.
+            ensure!(
+                (20..=40).contains(&lost),
+                "{lost} lost pages of node {}",
+                space.node()
+            );
+            same(
+                "a page of the device's",
+                load(mapping, 3)?,
+                Some(Signal::BUS),
+            )?;
+            for page in 20..40 {
+                match load(mapping, page)? {
+                    None => model::equal(
+                        "a page of the host's",
+                        (page * PAGE) as u64,
+                        &mapping.copy(page * PAGE..(page + 1) * PAGE),
+                        &stamped_bytes(page, 1, 1),
+                    )?,
+                    signal => same("a page", signal, Some(Signal::BUS))?,
+                }
+            }
+            space.discard(0..40 * PAGE as u64)?;
+            device_stamps(space, 0, 40, 2)?;
+            let got = mapping.copy(0..40 * PAGE);
+            model::equal("in use again", 0, &got, &stamped_bytes(0, 40, 2))?;
         }
         Ok(())
     })

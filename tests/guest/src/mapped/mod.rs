@@ -218,6 +218,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::scrubs_that_fail_show_nobody_else_s_bytes,
                 broken::records_that_come_twice_or_for_nobody_harm_nobody,
                 broken::a_lost_message_of_faults_is_noticed,
+                broken::a_reset_of_the_pf_takes_what_all_functions_have,
                 broken::a_queue_that_cannot_be_reset_loses_what_the_device_has_and_no_more,
             ],
         },
