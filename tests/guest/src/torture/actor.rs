@@ -182,10 +182,19 @@ impl Actor {
         self.window.area(chunk * CHUNK, CHUNK)
     }
 
+    /// Whether pages may be mapped through BAR2, as thrashing ones are: the kernel cannot hold those for others.
+    pub(super) fn has_windows(&self) -> bool {
+        let stats = self.world.memories[self.home].space.stats();
+        stats.is_ok_and(|stats| stats.window_pins > 0)
+    }
+
     /// Whether the device may have caused this error.
     pub(super) fn excuses(&self, errno: Option<Errno>) -> bool {
         // EFAULT: a page of the buffer could not be fetched. ECANCELED: a job's queue was reset.
         const DEVICE: [Errno; 3] = [Errno::IO, Errno::FAULT, Errno::CANCELED];
+        if errno == Some(Errno::FAULT) && self.has_windows() {
+            return true;
+        }
         self.world.faulty && errno.is_some_and(|errno| DEVICE.contains(&errno))
     }
 

@@ -197,7 +197,7 @@ fn report(world: &World) -> Result<()> {
         evictions += stats.evictions;
         println!(
             "# {}: {} host faults, {} device faults in {} batches, {} evictions, {} MiB to the host, {} MiB to the device, \
-             {} timeouts, {} queue resets, {} function resets, {} lost pages",
+             {} timeouts, {} queue resets, {} function resets, {} lost pages, {} window pins",
             memory.name,
             stats.host_faults,
             stats.device_faults,
@@ -209,6 +209,7 @@ fn report(world: &World) -> Result<()> {
             stats.queue_resets,
             stats.function_resets,
             stats.lost_pages,
+            stats.window_pins,
         );
         ensure!(
             stats.host_faults > 0 && stats.device_faults > 0,
