@@ -742,9 +742,8 @@ impl Pages {
             self.mapped = self.mapped.minus(&this.pages);
         }
         if let Some(params) = &this.block.space.function.thrashing {
-            let processor = if must { to.other() } else { to };
-            if self.thrashing.moved(params, processor, &this.pages) {
-                all.watch = Some(processor);
+            if self.thrashing.moved(params, to, &this.pages) {
+                all.watch = Some(to);
             }
         }
         let trace = &this.block.space.function.trace;

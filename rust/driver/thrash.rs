@@ -91,7 +91,7 @@ impl Thrashing {
         &self.pinned
     }
 
-    /// `moved` begin to move to `processor`, or are sent away from it to make room. Returns whether state for the pages is
+    /// `moved` begin to move to `processor`, because it wants them or to make room at the other side. Returns whether state for the pages is
     /// [wanted](Space::watch).
     pub(crate) fn moved(&mut self, params: &Params, processor: Location, moved: &PageMask) -> bool {
         let now = now_us();
