@@ -282,6 +282,11 @@ impl Function {
         Ok(())
     }
 
+    /// How long the device may take.
+    pub(crate) fn timeout_ms(&self) -> Msecs {
+        self.parameters.timeout_ms
+    }
+
     /// Its state.
     pub(crate) fn state(&self) -> State {
         match self.state.load(Acquire) {

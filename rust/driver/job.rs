@@ -7,10 +7,12 @@ use kernel::sync::atomic::{Acquire, Atomic, Full, Release};
 use kernel::sync::{Arc, Mutex};
 use kernel::time::Msecs;
 
+use super::function::Function;
 use super::queue::{Failure, JobOutcome, Notice};
 use super::space::Space;
 use crate::sys::abi as hw;
 use crate::sys::eventfd::EventFd;
+use crate::sys::time::now_ns;
 use crate::sys::wait::{Signals, Waited};
 
 /// Jobs of one space that were not waited for yet, at most.
@@ -23,6 +25,8 @@ pub(crate) struct Job {
     /// What the device calls it.
     transaction: Atomic<u64>,
     outcome: Arc<JobOutcome>,
+    /// When it was first cancelled, by the engine's clock; 0: it was not.
+    cancelled_ns: Atomic<u64>,
     /// Why it was cancelled by the driver: an errno, or 0, and where.
     error: Atomic<i32>,
     at: Atomic<u64>,
@@ -64,6 +68,19 @@ impl Job {
         self.outcome.is_over()
     }
 
+    /// Has the device end it. The queue of jobs is reset when the device does not.
+    fn cancel(&self, function: &Function) -> Result {
+        let _ = self.cancelled_ns.cmpxchg(0, now_ns().max(1), Full);
+        function.cancel(self.transaction())
+    }
+
+    /// Whether it was to end more than `time` ago, and its completion has not come: it is lost, or will never be written.
+    fn is_stuck(&self, time: Msecs) -> bool {
+        let since = self.cancelled_ns.load(Acquire);
+        let waited = now_ns().saturating_sub(since);
+        since != 0 && !self.is_over() && waited > u64::from(time) * 1_000_000
+    }
+
     fn end(&self) -> JobEnd {
         let Some(end) = self.outcome.end() else {
             return JobEnd {
@@ -94,6 +111,20 @@ impl Job {
             status: error.unsigned_abs(),
             value,
             time_ns: end.time_ns,
+        }
+    }
+}
+
+impl Function {
+    /// If a job's completion does not come although it was cancelled, resets the queue of jobs: that ends all of them.
+    fn help_job(&self, job: &Job) {
+        if let Some(compute) = &self.compute {
+            if job.is_stuck(self.timeout_ms()) {
+                // Another time-out later it is done again.
+                job.cancelled_ns.store(now_ns().max(1), Release);
+                self.stats.timeouts.count();
+                compute.call_for_help();
+            }
         }
     }
 }
@@ -147,6 +178,7 @@ impl Space {
                 id,
                 transaction: Atomic::new(0),
                 outcome,
+                cancelled_ns: Atomic::new(0),
                 error: Atomic::new(0),
                 at: Atomic::new(0),
             },
@@ -205,16 +237,18 @@ impl Space {
     pub(crate) fn cancel_job(&self, id: u64) -> Result {
         let _device = self.function.enter()?;
         let job = self.job(id)?;
-        self.function.cancel(job.transaction())
+        job.cancel(&self.function)
     }
 
     /// Ends the job that the device calls `transaction`, because of `error` at byte `at`, which is what its end says.
     pub(crate) fn fail_job(&self, transaction: u64, error: Error, at: u64) {
+        // One that has ended already need not be. Who takes a job off the list sees to its end.
         if let Some(job) = self.job_of(transaction) {
             job.fail(error, at);
+            let _ = job.cancel(&self.function);
+        } else {
+            let _ = self.function.cancel(transaction);
         }
-        // One that has ended already need not be.
-        let _ = self.function.cancel(transaction);
     }
 
     /// Ends all jobs, for good: when this returns none of them uses the space.
@@ -226,9 +260,22 @@ impl Space {
             // One that the device has not got yet never will: whoever hands it in holds the file open.
             while !job.is_over() && job.transaction() != 0 {
                 // Where the device does not do it a reset of the queue does, and that ends the wait.
-                let _ = self.function.cancel(job.transaction());
+                let _ = job.cancel(&self.function);
                 job.outcome.wait(Signals::None, Some(100));
+                self.function.help_job(&job);
             }
+        }
+    }
+
+    /// Sees to those of its jobs whose completion does not come although they were cancelled.
+    pub(crate) fn help_jobs(&self) {
+        let time = self.function.timeout_ms();
+        let stuck = {
+            let jobs = self.jobs().lock();
+            jobs.all.iter().find(|job| job.is_stuck(time)).cloned()
+        };
+        if let Some(job) = stuck {
+            self.function.help_job(&job);
         }
     }
 

@@ -730,6 +730,13 @@ impl Queue {
         );
     }
 
+    /// Looks for completions without an interrupt: the message of one may be lost.
+    pub(crate) fn look(&self) {
+        let mut inner = self.inner.lock();
+        self.drain_locked(&mut inner);
+        self.tell_head(&mut inner);
+    }
+
     /// Asks for a reset of the queue.
     pub(crate) fn call_for_help(&self) {
         self.sick.store(true, Release);

@@ -2,8 +2,9 @@
 
 //! What has to be looked after from time to time, as long as there is something to look after.
 //!
-//! - Jobs wait for faults that the driver learns of by a message. One that is lost would leave them waiting for ever: while there are
-//!   jobs the ring is looked at without one, too.
+//! - Jobs wait for faults that the driver learns of by a message, and end by a completion, which comes with one, too. One that is lost would leave
+//!   them, or those who wait for them, waiting for ever: while there are jobs the ring and the queue are looked at without one. Where a
+//!   completion itself is lost nobody can tell that from a job that takes long; when it was cancelled, it is not to take longer than anything else.
 //! - Pages that were pinned to the host, since somebody held them or there was no frame for them, do not fault any more. After one to two
 //!   intervals they are unpinned: the next access of the device decides anew.
 
@@ -111,11 +112,19 @@ impl WorkItem for Upkeep {
         };
         let pinned = this.unpin();
         let compute = function.compute.as_ref();
-        let jobs = compute.is_some_and(|queue| queue.in_flight() > 0);
-        if jobs {
+        let jobs = compute.filter(|queue| queue.in_flight() > 0);
+        if let Some(queue) = jobs {
             function.faults.serve();
+            queue.look();
+            for at in 0.. {
+                let space = function.open.lock().get(at).cloned();
+                match space {
+                    Some(space) => space.help_jobs(),
+                    None => break,
+                }
+            }
         }
-        if pinned || jobs {
+        if pinned || jobs.is_some() {
             this.soon();
         }
     }

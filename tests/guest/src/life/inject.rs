@@ -46,6 +46,14 @@ impl Fault {
         }
     }
 
+    /// The next job.
+    pub(crate) fn job(kind: u32) -> Self {
+        Self {
+            opcode: hw::VFETCH_OP_JOB,
+            ..Self::new(kind)
+        }
+    }
+
     /// The next scrub.
     pub(crate) fn scrub(kind: u32) -> Self {
         Self {

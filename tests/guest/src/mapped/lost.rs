@@ -16,7 +16,7 @@ use crate::{
     life::{
         hw,
         inject::{Fault, Injector},
-        machine::{bind, expect, reset, unbind},
+        machine::{bind, expect, reset, unbind, wait_until},
     },
     support::{
         errno::{fails, same, Errno},
@@ -528,5 +528,57 @@ pub(crate) fn scrubs_that_fail_show_nobody_else_s_bytes() -> Result<()> {
             same("a word", mapping.word(page * PAGE + 1024), 0)?;
         }
         Ok(())
+    })
+}
+
+/// Stamps all of a space of 20 pages, and has its completion go wrong.
+fn goes_wrong<'s>(space: &'s Space, injector: &Injector, kind: u32) -> Result<libvfetch::Job<'s>> {
+    injector.arm(1, Fault::job(kind))?;
+    let stamp = Stamp {
+        output: 0,
+        n: (20 * WORDS) as u64,
+        first: 0,
+        generation: kind.into(),
+    };
+    let job = space.submit(&stamp.into())?;
+    wait_until("it has gone wrong", || injector.hits(1, kind) > 0)?;
+    Ok(job)
+}
+
+pub(crate) fn a_job_whose_completion_is_lost_ends_all_the_same() -> Result<()> {
+    let function = vf(1)?;
+    leaves_nothing(&function, || {
+        let injector = Injector::new()?;
+        let (space, mapping) = mapped(&function, 20)?;
+        // Its message: somebody looks without one.
+        goes_wrong(&space, &injector, hw::VFETCH_FAULT_NO_INTERRUPT)?.wait()?;
+        injector.clear(1)?;
+        for kind in [hw::VFETCH_FAULT_DROP, hw::VFETCH_FAULT_STUCK] {
+            let before = space.stats()?.queue_resets;
+            let job = goes_wrong(&space, &injector, kind)?;
+            let end = job.wait_for(Some(Duration::from_millis(500)))?;
+            ensure!(end.is_none(), "failure {kind}: it has ended: {end:?}");
+            // Nobody could know, until it is to end. (Where its queue is stuck the device may say so.)
+            let _ = job.cancel();
+            let error = job.wait().err().context("it has not failed")?;
+            ensure!(
+                matches!(error.errno(), Some(Errno::IO | Errno::CANCELED)),
+                "failure {kind}: {error}"
+            );
+            ensure!(
+                space.stats()?.queue_resets > before,
+                "failure {kind}: the queue was not reset"
+            );
+            injector.clear(1)?;
+            device_stamps(&space, 0, 20, 50)?;
+            let got = mapping.copy(0..20 * PAGE);
+            model::equal("afterwards", 0, &got, &stamped_bytes(0, 20, 50))?;
+        }
+        // Who closes the file waits for it.
+        let (other, memory) = mapped(&function, 20)?;
+        drop(goes_wrong(&other, &injector, hw::VFETCH_FAULT_DROP)?);
+        drop((memory, other));
+        injector.clear(1)?;
+        device_stamps(&space, 0, 20, 60)
     })
 }

@@ -216,6 +216,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::a_page_that_cannot_be_fetched_is_sigbus_and_stays,
                 lost::a_page_that_cannot_be_sent_stays_with_the_host,
                 lost::scrubs_that_fail_show_nobody_else_s_bytes,
+                lost::a_job_whose_completion_is_lost_ends_all_the_same,
                 broken::records_that_come_twice_or_for_nobody_harm_nobody,
                 broken::a_lost_message_of_faults_is_noticed,
                 broken::a_reset_of_the_pf_takes_what_all_functions_have,
