@@ -2,10 +2,13 @@
 
 //! What the device does to a space.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{bail, ensure, Context, Result};
-use libvfetch::{stamped, Error, Gather, JobError, Order, Reduce, Stamp, StampCheck, Task};
+use libvfetch::{stamped, Error, Gather, Job, JobError, Order, Reduce, Stamp, StampCheck, Task};
 use rand::Rng;
 use rustix::io::Errno;
 
@@ -29,10 +32,31 @@ fn somehow(actor: &mut Actor, task: Task) -> Task {
         .element_ps(10)
 }
 
+/// Waits for a job, and cancels one whose completion does not come: nobody can tell one that is lost from one that takes long.
+fn end_of(memory: &Memory, job: Job<'_>) -> libvfetch::Result<u64> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        match job.wait_for(Some(PATIENCE)) {
+            Ok(Some(end)) => {
+                let node = memory.space.node();
+                return end.outcome.map_err(|why| Error::Job { node, why });
+            }
+            Ok(None) => break,
+            Err(error) if error.errno() == Some(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // It may have ended by now; or the device says EIO, and its queue is being reset, which ends it, too.
+    let _ = job.cancel();
+    job.wait()
+}
+
 /// Has the device do it. `None` if it has failed.
 fn compute(actor: &Actor, memory: &Memory, task: &Task) -> Result<Option<u64>> {
     let value = loop {
         match memory.space.submit(task) {
+            Ok(job) if actor.world.faulty => break end_of(memory, job),
             Ok(job) => break job.wait(),
             Err(error) if error.errno() == Some(Errno::INTR) => {}
             Err(error) => break Err(error),
