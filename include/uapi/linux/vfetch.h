@@ -348,6 +348,10 @@ struct vfetch_wait {
  *
  * When this returns 0 the job has ended; what it has written until then stays. It is still to be waited for.
  *
+ * Jobs may take as long as they like: nobody can tell one of which the device has lost the end from one that takes long. When it
+ * was cancelled and its end is not heard of within the module's timeout_ms, the queue of jobs is reset, which ends all
+ * jobs of the function with EIO.
+ *
  * Errors: ENOENT no such job; EIO the device does not end it: its queue is being reset.
  */
 struct vfetch_cancel {
