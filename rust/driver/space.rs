@@ -328,9 +328,9 @@ impl Space {
                 used.add(page);
             }
         }
-        let unused = pages.minus(&used);
         self.feedback(&mut locked, Outcome::Used, &used);
-        self.feedback(&mut locked, revocation.gone(), &unused);
+        // All that go: of those that were used it is known by now.
+        self.feedback(&mut locked, revocation.gone(), &pages);
     }
 
     /// Tells the engine which of `pages`, which the device has forgotten, it has used.
@@ -343,9 +343,9 @@ impl Space {
                 used.add(page);
             }
         }
-        let unused = pages.minus(&used);
         self.feedback(&mut locked, Outcome::Used, &used);
-        self.feedback(&mut locked, revocation.gone(), &unused);
+        // All that go: of those that were used it is known by now.
+        self.feedback(&mut locked, revocation.gone(), &pages);
     }
 
     // ---- Changing it ----------------------------------------------------------------------------
