@@ -671,6 +671,9 @@ impl Pages {
             return (Region::EMPTY, Some(Page::None));
         };
         let state = self.state(first);
+        if region.len() == 1 {
+            return (region, state);
+        }
         let of = match state {
             None => self.busy,
             Some(state) => self.of(state),
