@@ -152,28 +152,36 @@ impl Begun {
         let moving = self.moving.clone();
         moving.block.space.revoke(&moving.block, &self.revocation);
         moving.submit(first, effort);
-        CarriedOut(moving)
+        let seen_to = !moving.pages.minus(first).is_empty();
+        if seen_to {
+            // Pages that nobody waits for are not to be later for that.
+            moving.see_to();
+        }
+        CarriedOut { moving, seen_to }
     }
 }
 
 /// A move that the device has descriptors for. What has not arrived when this is dropped is seen to by work: until then its transfers keep
 /// their slots, so that whoever has this must wait for nothing but the move itself.
 #[must_use]
-pub(crate) struct CarriedOut(Arc<Move>);
+pub(crate) struct CarriedOut {
+    moving: Arc<Move>,
+    /// Work sees to it already.
+    seen_to: bool,
+}
 
 impl Deref for CarriedOut {
     type Target = Arc<Move>;
 
     fn deref(&self) -> &Arc<Move> {
-        &self.0
+        &self.moving
     }
 }
 
 impl Drop for CarriedOut {
     fn drop(&mut self) {
-        if !self.0.end_if_over() {
-            // It is queued once only.
-            let _ = self.0.block.space.function.work.enqueue(self.0.clone());
+        if !self.seen_to && !self.moving.end_if_over() {
+            self.moving.see_to();
         }
     }
 }
@@ -219,6 +227,12 @@ impl Move {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Has work see to what has not arrived.
+    fn see_to(self: &Arc<Self>) {
+        // It is queued once only.
+        let _ = self.block.space.function.work.enqueue(self.clone());
     }
 
     /// Nothing will be moved after all.
