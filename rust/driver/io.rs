@@ -215,6 +215,10 @@ impl Space {
                 Piece::Fresh { pages } => {
                     // Who makes room may wait for those who use pages: for us too.
                     pipeline.finish();
+                    if at >= self.bytes() {
+                        // It has become smaller meanwhile: nothing gets contents here any more.
+                        return Err(ENOSPC);
+                    }
                     if let Some(block) = &block {
                         self.make_room(block, pages)?;
                     }
