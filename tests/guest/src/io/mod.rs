@@ -102,6 +102,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 counters::spaces_and_pages_are_counted,
                 counters::nothing_is_lost_in_ten_rounds_of_everything,
                 races::sizes_change_under_reads_and_writes,
+                races::writes_end_although_their_space_becomes_smaller_for_good,
                 races::pages_are_discarded_under_reads_and_writes,
                 races::sizes_are_set_at_once_up_to_the_limit,
                 races::buffers_lose_their_rights_under_transfers,

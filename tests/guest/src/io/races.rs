@@ -126,6 +126,29 @@ pub(crate) fn sizes_change_under_reads_and_writes() -> Result<()> {
     })
 }
 
+pub(crate) fn writes_end_although_their_space_becomes_smaller_for_good() -> Result<()> {
+    let function = vf(1)?;
+    leaves_nothing(&function, || {
+        let bytes = 256 * PAGE as u64;
+        let shared = space(&function, 0)?;
+        let data = pattern(93, 1, 0, 256 * PAGE);
+        for round in 0..300u64 {
+            shared.set_size(bytes)?;
+            thread::scope(|scope| -> Result<()> {
+                let writer = scope.spawn(|| shared.write_at(&data, 0));
+                // At any time of the write, and not grown again before it has ended.
+                thread::sleep(Duration::from_micros(round * 7 % 900));
+                shared.set_size(round % 3 * PAGE as u64)?;
+                match writer.join().expect("no panic") {
+                    Err(error) if error.errno() != Some(Errno::NOSPC) => Err(error.into()),
+                    _ => Ok(()),
+                }
+            })?;
+        }
+        Ok(())
+    })
+}
+
 pub(crate) fn pages_are_discarded_under_reads_and_writes() -> Result<()> {
     let function = vf(2)?;
     leaves_nothing(&function, || {
