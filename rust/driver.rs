@@ -21,9 +21,9 @@
 //! 6. `Block` — the states of a block's pages
 //!    (then `BarWindow::open`, while a page is mapped)
 //! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
-//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Unpinner::blocks`, `Function::prefetcher`,
+//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Flat::frames`, `Unpinner::blocks`, `Function::prefetcher`,
 //!    `Move::pieces`, `Lru`, `Upkeep::pinned`, `Upkeep::function`, `Memory::frames` — short, nothing of ours is taken in them but 9
-//!    (`attachment` before `AddressSpaces::inner`)
+//!    (`attachment` before `Flat::frames` and `AddressSpaces::inner`)
 //! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
 //!    the wait queues' own locks
 //! 10. `Trace::ring` — records that were not read; likewise
@@ -40,6 +40,7 @@ mod control;
 mod device_fault;
 mod evict;
 mod file;
+mod flat;
 mod function;
 mod hint;
 mod host_fault;

@@ -9,7 +9,6 @@ use kernel::device::{Bound, Device};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
-use super::page_table::PageTable;
 use super::space::Space;
 use crate::sys::abi as hw;
 use crate::sys::ring::SharedArray;
@@ -74,8 +73,8 @@ impl AddressSpaces {
         Ok(inner.table.as_ref().ok_or(ENODEV)?.address(0))
     }
 
-    /// Gives `space`, whose pages `table` is of, a number. ENOSPC when there is none left, ENODEV when the function is being unbound.
-    pub(crate) fn add(&self, space: &Arc<Space>, table: &PageTable) -> Result<Asid> {
+    /// Gives `space`, which `entry` describes, a number. ENOSPC when there is none left, ENODEV when the function is being unbound.
+    pub(crate) fn add(&self, space: &Arc<Space>, entry: hw::vfetch_as) -> Result<Asid> {
         let inner = &mut *self.inner.lock();
         let free = |at: &usize| matches!(inner.spaces.get(*at), Some(None));
         let (next, ahead) = (inner.next.min(COUNT), inner.next..COUNT);
@@ -86,7 +85,7 @@ impl AddressSpaces {
             .and_then(Asid::from_raw)
             .ok_or(ENOSPC)?;
         let array = inner.table.as_ref().ok_or(ENODEV)?;
-        array.write(at, Self::entry(space, table));
+        array.write(at, entry);
         if let Some(place) = inner.spaces.get_mut(at) {
             *place = Some(space.clone());
         }
@@ -94,29 +93,17 @@ impl AddressSpaces {
         Ok(asid)
     }
 
-    fn entry(space: &Space, table: &PageTable) -> hw::vfetch_as {
-        hw::vfetch_as {
-            root: table.root(),
-            pages: space.pages(),
-            flags: hw::VFETCH_AS_VALID,
-            ..Default::default()
-        }
-    }
-
-    /// The size of a space has changed.
-    pub(crate) fn resized(&self, asid: Asid, space: &Space, table: &PageTable) {
+    /// A space has changed: this describes it. Jobs that have begun know it as it was.
+    pub(crate) fn changed(&self, asid: Asid, entry: hw::vfetch_as) {
         let inner = self.inner.lock();
         if let Some(array) = &inner.table {
-            array.write(usize::from(asid.0), Self::entry(space, table));
+            array.write(usize::from(asid.0), entry);
         }
     }
 
     /// The device shall not know `asid` any more. What it remembers is to be invalidated before the number is [released](Self::release).
     pub(crate) fn retire(&self, asid: Asid) {
-        let inner = self.inner.lock();
-        if let Some(array) = &inner.table {
-            array.write(usize::from(asid.0), hw::vfetch_as::default());
-        }
+        self.changed(asid, hw::vfetch_as::default());
     }
 
     /// The number can be used again.

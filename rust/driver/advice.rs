@@ -91,6 +91,10 @@ impl Space {
             return Err(ERANGE);
         }
         let _device = self.function.enter()?;
+        if self.flat.is() {
+            // Its pages are where they are.
+            return Err(EOPNOTSUPP);
+        }
         let pages = asked.offset / PAGE..end / PAGE;
         let prefer = |preferred| {
             self.say(&pages, move |before| Advice {

@@ -113,6 +113,8 @@ pub(crate) struct Pages {
     moves: [Option<Arc<Move>>; MOVES],
     /// Which of the block's holds are the new ones.
     epoch: u32,
+    /// Its pages are those of a flat space, and stay where they are.
+    fixed: bool,
     /// It was taken out of its space.
     dead: bool,
     /// What the engine remembers.
@@ -188,6 +190,7 @@ impl Block {
                         leaf,
                         moves: [const { None }; MOVES],
                         epoch: 0,
+                        fixed: false,
                         dead: false,
                         engine: BlockState::NEW,
                         thrashing: Thrashing::NEW,
@@ -571,6 +574,34 @@ impl Pages {
         self.take_step(&page.region().into(), &step, block);
     }
 
+    /// The pages in `region`, which have no contents, get zeros, in frames from `first` on, and stay there. `false` if some have: then nothing
+    /// has changed.
+    #[must_use]
+    pub(crate) fn zero_all(&mut self, region: Region, first: u32, block: &Block) -> bool {
+        let pages = PageMask::from(region);
+        if self.dead || self.of(Page::None).and(&pages) != pages {
+            return false;
+        }
+        for (page, frame) in region.pages().zip(first..) {
+            self.leaf.put(page.get(), Place::Frame(frame));
+        }
+        let memory = &block.space.function.memory;
+        memory.count_pages(self.generation, region.len(), 0);
+        let step = Page::None.on(Event::Access {
+            by: Location::Device,
+            write: true,
+            id: TransactionId(0),
+        });
+        self.take_step(&pages, &step, block);
+        self.fixed = true;
+        true
+    }
+
+    /// Whether its pages stay where they are, for good.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.fixed
+    }
+
     /// Processes may have `pages` mapped from now on.
     pub(crate) fn map(&mut self, pages: &PageMask) {
         self.mapped = self.mapped.or(pages);
@@ -700,6 +731,9 @@ impl Pages {
 
     /// Of `wanted`, those that would move to `to`: they are elsewhere, nobody moves them, and they are not pinned, unless they `must`.
     pub(crate) fn movable(&self, wanted: &PageMask, to: Location, must: bool) -> PageMask {
+        if self.fixed {
+            return PageMask::EMPTY;
+        }
         let id = TransactionId(0);
         let event = if must {
             Event::Evict { to, id }

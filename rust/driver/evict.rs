@@ -138,7 +138,7 @@ impl Space {
 
     /// `block` has pages on `side` and was used.
     pub(crate) fn used(&self, block: &Arc<Block>, side: Location) {
-        if self.is_closed() || block.is_gone() {
+        if self.is_closed() || block.is_gone() || self.flat.is() {
             return;
         }
         let now = self.function.tick();

@@ -10,7 +10,7 @@ use kernel::time::Msecs;
 use super::function::{Function, State};
 use super::io::Caller;
 use super::registry;
-use super::space::Space;
+use super::space::{Backing, Space};
 use crate::sys::abi::{
     self as hw, vfetch_advise, vfetch_cancel, vfetch_info, vfetch_limits, vfetch_policy,
     vfetch_policy_stats, vfetch_range, vfetch_residency, vfetch_size, vfetch_stats, vfetch_submit,
@@ -175,9 +175,14 @@ impl OpenFile for SpaceFile {
             SET_SIZE => {
                 permitted(mode.write)?;
                 let asked: vfetch_size = argument.read(size_of::<vfetch_size>())?;
-                must_be_zero(&[asked.flags & !hw::VFETCH_SIZE_RESERVE, asked.reserved])?;
-                self.0
-                    .resize(asked.bytes, asked.flags & hw::VFETCH_SIZE_RESERVE != 0)
+                must_be_zero(&[asked.reserved])?;
+                let backing = match asked.flags {
+                    0 => Backing::Any,
+                    hw::VFETCH_SIZE_RESERVE => Backing::Reserved,
+                    hw::VFETCH_SIZE_FLAT => Backing::Flat,
+                    _ => return Err(EINVAL),
+                };
+                self.0.resize(asked.bytes, backing)
             }
             DISCARD => {
                 permitted(mode.write)?;

@@ -151,7 +151,7 @@ impl Space {
     ) -> Next {
         let mut locked = block.lock();
         // With the lock, since whoever makes the space smaller takes it afterwards.
-        if fault.page() >= self.pages() {
+        if fault.page() >= self.pages() || locked.is_fixed() {
             return Next::Ended(Ended::Nothing);
         }
         if locked.is_dead() {

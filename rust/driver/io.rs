@@ -317,7 +317,7 @@ impl Space {
     }
 
     /// Where the first of `bytes`, which begin in `page` of `block`, are. They are part of `whole`: EIO when they are lost, unless all of their
-    /// page is overwritten.
+    /// page is overwritten, and may be anywhere.
     fn locate(
         &self,
         block: &Arc<Block>,
@@ -368,7 +368,9 @@ impl Space {
                 }
             }
             (Some(Page::Lost), Direction::ToDevice)
-                if bytes.start % PAGE == 0 && whole.end - bytes.start >= PAGE =>
+                if bytes.start % PAGE == 0
+                    && whole.end - bytes.start >= PAGE
+                    && !self.flat.is() =>
             {
                 Piece::Lost
             }

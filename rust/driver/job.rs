@@ -258,12 +258,30 @@ impl Space {
                 return;
             };
             // One that the device has not got yet never will: whoever hands it in holds the file open.
-            while !job.is_over() && job.transaction() != 0 {
-                // Where the device does not do it a reset of the queue does, and that ends the wait.
-                let _ = job.cancel(&self.function);
-                job.outcome.wait(Signals::None, Some(100));
-                self.function.help_job(&job);
-            }
+            self.end_job(&job);
+        }
+    }
+
+    /// Ends all jobs that the device has, because of `error` at byte `at`. They can be waited for.
+    pub(crate) fn fail_jobs(&self, error: Error, at: u64) {
+        let running = |job: &&Arc<Job>| job.transaction() != 0 && !job.is_over();
+        loop {
+            let next = self.jobs().lock().all.iter().find(running).cloned();
+            let Some(job) = next else {
+                return;
+            };
+            job.fail(error, at);
+            self.end_job(&job);
+        }
+    }
+
+    /// Ends a job, if the device has it.
+    fn end_job(&self, job: &Job) {
+        while !job.is_over() && job.transaction() != 0 {
+            // Where the device does not do it a reset of the queue does, and that ends the wait.
+            let _ = job.cancel(&self.function);
+            job.outcome.wait(Signals::None, Some(100));
+            self.function.help_job(job);
         }
     }
 

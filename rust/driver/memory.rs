@@ -106,6 +106,11 @@ impl Memory {
         taken.ok_or(ENOSPC)
     }
 
+    /// Takes `count` neighbouring frames that are promised to nobody, dirty or not. ENOSPC.
+    pub(crate) fn take_whole(&self, count: u32) -> Result<FrameRun> {
+        self.frames.lock().map.take_whole(count).ok_or(ENOSPC)
+    }
+
     /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do. They are promised
     /// again at once if they were (`promised`).
     pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32, promised: bool) {

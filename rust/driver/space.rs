@@ -14,6 +14,7 @@ use super::address_space::Asid;
 use super::advice::Advisor;
 use super::block::{Block, Revocation};
 use super::evict::Room;
+use super::flat::Flat;
 use super::function::Function;
 use super::job::Jobs;
 use super::lru::Lru;
@@ -54,6 +55,9 @@ pub(crate) struct Space {
     pub(crate) windowed: Atomic<bool>,
     /// Whether there is a frame for each of its pages.
     pub(crate) reserved: Atomic<bool>,
+    /// Whether they are neighbours, and which they are.
+    #[pin]
+    pub(crate) flat: Flat,
     /// Sends blocks to the device when there are too many pages on the host.
     #[pin]
     trimming: Work<Space>,
@@ -98,6 +102,17 @@ struct Attachment {
     table: PageTable,
 }
 
+/// What there is for the pages of a space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Whatever there is room for when one gets contents.
+    Any,
+    /// A frame for each.
+    Reserved,
+    /// Neighbouring frames, which they have from the start.
+    Flat,
+}
+
 /// What is known of the size by those who change it.
 struct Changing {
     /// The file was closed.
@@ -131,6 +146,7 @@ impl Space {
                 closed: Atomic::new(false),
                 windowed: Atomic::new(false),
                 reserved: Atomic::new(false),
+                flat <- Flat::new(),
                 trimming <- new_work!("vfetch: trimming a space"),
                 room,
                 on_device <- Lru::new(),
@@ -194,7 +210,7 @@ impl Space {
                 return Ok(attachment.asid);
             }
             let table = PageTable::new(device.as_ref())?;
-            let asid = self.function.spaces.add(self, &table)?;
+            let asid = self.function.spaces.add(self, self.entry(&table))?;
             *attachment = Some(Attachment { asid, table });
         }
         // Blocks that come later attach themselves.
@@ -224,8 +240,9 @@ impl Space {
     }
 
     /// Brings all blocks up to the present generation of the function's memory: no entry of the page table shall lead to what a reset
-    /// has scrubbed.
+    /// has scrubbed, nor a flat space to what others have by now.
     pub(crate) fn settle(&self) {
+        self.tell_device();
         let mut next = 0;
         while let Some(block) = self.next_block(next) {
             next = block.index + 1;
@@ -350,8 +367,19 @@ impl Space {
 
     // ---- Changing it ----------------------------------------------------------------------------
 
+    /// What there is for its pages.
+    fn backing(&self) -> Backing {
+        if self.flat.is() {
+            Backing::Flat
+        } else if self.reserved.load(Relaxed) {
+            Backing::Reserved
+        } else {
+            Backing::Any
+        }
+    }
+
     /// Sets the size. See `VFETCH_IOC_SET_SIZE`.
-    pub(crate) fn resize(&self, bytes: u64, reserve: bool) -> Result {
+    pub(crate) fn resize(self: &Arc<Self>, bytes: u64, backing: Backing) -> Result {
         if bytes % PAGE != 0 {
             return Err(EINVAL);
         }
@@ -364,32 +392,46 @@ impl Space {
             return Err(EBADF);
         }
         let now = self.bytes();
-        let was_reserved = self.reserved.load(Relaxed);
+        let was = self.backing();
         // Promises are for a space as a whole, from the start.
-        if now > 0 && bytes > 0 && reserve != was_reserved {
+        if now > 0 && bytes > 0 && backing != was {
             return Err(EINVAL);
         }
         if bytes >= now {
-            if reserve && bytes > 0 {
-                let more = u32::try_from((bytes - now) / PAGE).map_err(|_| ENOSPC)?;
-                self.function.memory.promise(more)?;
-                self.reserved.store(true, Release);
+            let more = u32::try_from((bytes - now) / PAGE).map_err(|_| ENOSPC)?;
+            match backing {
+                Backing::Reserved if more > 0 => {
+                    self.function.memory.promise(more)?;
+                    self.reserved.store(true, Release);
+                }
+                // What comes later would not be beside it.
+                Backing::Flat if now > 0 && more > 0 => return Err(EINVAL),
+                Backing::Flat if more > 0 => self.lay_flat(more)?,
+                _ => {}
             }
             self.bytes.store(bytes, Release);
-            self.tell_size();
+            self.tell_device();
         } else {
+            if was == Backing::Flat && bytes > 0 {
+                return Err(EINVAL);
+            }
             self.bytes.store(bytes, Release);
-            self.tell_size();
+            if was == Backing::Flat {
+                self.leave_frames();
+            } else {
+                self.tell_device();
+            }
             self.mapping.unmap(bytes / PAGE, (now - bytes) / PAGE);
             self.forget(bytes / PAGE..now / PAGE, true);
             self.advice.cut(bytes / PAGE);
-            if was_reserved {
+            if was == Backing::Reserved {
                 // CAST: it was a `u32` when it was promised.
                 self.function
                     .memory
                     .unpromise(((now - bytes) / PAGE) as u32);
                 self.reserved.store(bytes > 0, Release);
             }
+            self.flat.end();
         }
         drop(changing);
         if (now == 0) != (bytes == 0) {
@@ -427,16 +469,28 @@ impl Space {
         }
     }
 
-    /// Tells the device the size.
-    fn tell_size(&self) {
-        if let Some(attachment) = &*self.attachment.lock() {
-            let spaces = &self.function.spaces;
-            spaces.resized(attachment.asid, self, &attachment.table);
-        }
+    /// What the device is to know of it, if `table` is of its pages.
+    fn entry(&self, table: &PageTable) -> hw::vfetch_as {
+        let paged = hw::vfetch_as {
+            root: table.root(),
+            pages: self.pages(),
+            flags: hw::VFETCH_AS_VALID,
+            ..Default::default()
+        };
+        self.flat.entry(paged, self.function.memory.generation())
+    }
+
+    /// Tells the device what has changed. Returns the address space, if it knows the space.
+    pub(crate) fn tell_device(&self) -> Option<Asid> {
+        let attachment = self.attachment.lock();
+        let attachment = attachment.as_ref()?;
+        let entry = self.entry(&attachment.table);
+        self.function.spaces.changed(attachment.asid, entry);
+        Some(attachment.asid)
     }
 
     /// Forgets the contents of `pages`. `scrub`: their frames are zeroed at once, as far as the device does it; others are dirty.
-    fn forget(&self, pages: core::ops::Range<u64>, scrub: bool) {
+    pub(crate) fn forget(&self, pages: core::ops::Range<u64>, scrub: bool) {
         let mut next = pages.start / PAGES as u64;
         while let Some(block) = self
             .next_block(next)
@@ -523,6 +577,10 @@ impl Space {
         let changing = self.changing.lock();
         if bytes.end > self.bytes() {
             return Err(ERANGE);
+        }
+        if self.flat.is() {
+            // Nothing else could have its frames.
+            return Err(EOPNOTSUPP);
         }
         self.forget(bytes.start / PAGE..bytes.end / PAGE, scrub);
         drop(changing);

@@ -144,6 +144,23 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
         Some(taken)
     }
 
+    /// Takes `count` neighbouring frames that are promised to nobody, dirty or not. `None` if there are not so many in one piece, or `count` is 0.
+    ///
+    /// Linear in the memory's size.
+    pub fn take_whole(&mut self, count: u32) -> Option<FrameRun> {
+        if count == 0 || count > self.available() {
+            return None;
+        }
+        let whole = |run: &FrameRun| run.count == count;
+        let ahead = self.search(self.next, self.total, count, None);
+        let run = (ahead.filter(whole))
+            .or_else(|| self.search(0, self.total, count, None).filter(whole))?;
+        self.mark(run, true);
+        self.free -= count;
+        self.next = run.first + count;
+        Some(run)
+    }
+
     /// Searches behind the first `frames` first, so that those are the last to be taken.
     #[must_use]
     pub fn behind(mut self, frames: u32) -> Self {
@@ -155,20 +172,20 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
 
     /// The best run of up to `most` free frames of one kind.
     fn find(&self, next: u32, outer: u32, most: u32, dirty: bool) -> Option<Taken> {
-        let ahead = self.search(next, outer, most, dirty);
+        let ahead = self.search(next, outer, most, Some(dirty));
         let run = match ahead {
             Some(run) if run.count == most => run,
             // Behind, and across the place where this search began.
             _ => ahead
                 .into_iter()
-                .chain(self.search(0, outer, most, dirty))
+                .chain(self.search(0, outer, most, Some(dirty)))
                 .max_by_key(|run| (run.count, core::cmp::Reverse(run.first)))?,
         };
         Some(Taken { run, dirty })
     }
 
-    /// The first run of `most` free frames of one kind between `first` and `outer`, else the longest.
-    fn search(&self, first: u32, outer: u32, most: u32, dirty: bool) -> Option<FrameRun> {
+    /// The first run of `most` free frames, of one kind or (`None`) of either, between `first` and `outer`, else the longest.
+    fn search(&self, first: u32, outer: u32, most: u32, dirty: Option<bool>) -> Option<FrameRun> {
         let mut best: Option<FrameRun> = None;
         let mut at = first;
         while at < outer {
@@ -208,12 +225,15 @@ impl<S: DerefMut<Target = [u64]>> FrameMap<S> {
     }
 
     /// The frames of a word that are not free, or not of this kind.
-    fn unfit(&self, word: u32, dirty: bool) -> u64 {
+    fn unfit(&self, word: u32, dirty: Option<bool>) -> u64 {
         let word = word as usize;
-        match (self.taken.get(word), self.dirty.get(word)) {
-            (Some(taken), Some(marked)) if dirty => taken | !marked,
-            (Some(taken), Some(marked)) => taken | marked,
-            _ => u64::MAX,
+        let (Some(taken), Some(marked)) = (self.taken.get(word), self.dirty.get(word)) else {
+            return u64::MAX;
+        };
+        match dirty {
+            Some(true) => taken | !marked,
+            Some(false) => taken | marked,
+            None => *taken,
         }
     }
 
@@ -370,6 +390,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_promised_is_not_taken_in_one_piece() {
+        let mut map = map(100);
+        assert!(map.promise(30));
+        assert_eq!(map.take_whole(71), None);
+        assert_eq!(map.take_whole(0), None);
+        let whole = map.take_whole(70).unwrap();
+        assert_eq!((whole.count, map.available()), (70, 0));
+        assert_eq!(run(&mut map, 40).count, 30);
+    }
+
+    #[test]
     fn frames_given_back_twice_are_refused() {
         let mut map = map(10);
         assert!(map.promise(4));
@@ -465,7 +496,7 @@ mod tests {
         #![proptest_config(cases(256))]
 
         #[test]
-        fn no_frame_is_had_twice(total in 1u32..300, steps in prop::collection::vec((0u8..4, 1u32..80), 0..most(200))) {
+        fn no_frame_is_had_twice(total in 1u32..300, steps in prop::collection::vec((0u8..5, 1u32..80), 0..most(200))) {
             let mut map = map(total);
             let mut had: Vec<FrameRun> = Vec::new();
             let mut frames = BTreeSet::new();
@@ -496,6 +527,21 @@ mod tests {
                             }
                         } else {
                             prop_assert!(count > available);
+                        }
+                    }
+                    4 => {
+                        let free = |frame: u32| frame < total && !frames.contains(&frame);
+                        let there = (0..total).any(|first| (first..first + count).all(free));
+                        let run = map.take_whole(count);
+                        prop_assert_eq!(run.is_some(), there);
+                        if let Some(run) = run {
+                            prop_assert_eq!(run.count, count);
+                            for frame in run.first..run.first + run.count {
+                                prop_assert!(frame < total);
+                                prop_assert!(frames.insert(frame));
+                                dirty.remove(&frame);
+                            }
+                            had.push(run);
                         }
                     }
                     2 => if let Some(run) = had.pop() {

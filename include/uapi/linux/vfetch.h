@@ -253,7 +253,7 @@ struct vfetch_stats {
 
 /**
  * struct vfetch_size - the size of this file's space
- * @flags: in: VFETCH_SIZE_RESERVE or 0
+ * @flags: in: VFETCH_SIZE_RESERVE, VFETCH_SIZE_FLAT or 0
  * @reserved: in: must be 0
  * @bytes: in: new size, a multiple of VFETCH_PAGE_BYTES
  *
@@ -262,10 +262,18 @@ struct vfetch_stats {
  * sizes are set with it. Growing keeps the contents and adds zeros. Shrinking discards what lies beyond the new end;
  * processes that have it mapped get SIGBUS there. 0 gives everything back.
  *
- * Errors, with which the size stays: EINVAL not a multiple of the page, or with the flag where it was set without; EFBIG more than
- * 1 TiB; ENOSPC with the flag, the function has not that much free; ENOMEM no kernel memory.
+ * With VFETCH_SIZE_FLAT the space is *flat*: its pages are in neighbouring frames of the function's memory from the start, where the device finds
+ * them without a page table, and never move. That is what managed memory is to be compared with. Jobs,
+ * read() and write() use it as any space, and RESIDENCY finds all of it on the device. A process that has it mapped gets SIGBUS; DISCARD and
+ * ADVISE say EOPNOTSUPP. Its frames count as device memory that is in use, and limits do not change that. A flat space has
+ * one size: 0 ends it, and its jobs with ERANGE. A function reset takes all of it, and what is lost stays so until the size is 0.
+ *
+ * Errors, with which the size stays: EINVAL not a multiple of the page, both flags, with a flag where the size was set without (or the other
+ * way round), or another size of a flat space; EFBIG more than 1 TiB; ENOSPC with a flag, the function has not that much free (flat: in
+ * one piece); EIO flat, and the device did not clear it; ENOMEM no kernel memory.
  */
 #define VFETCH_SIZE_RESERVE	0x1	/* a frame for each page, at once */
+#define VFETCH_SIZE_FLAT	0x2	/* neighbouring frames, and no page table */
 
 struct vfetch_size {
 	__u32 flags;
@@ -283,7 +291,7 @@ struct vfetch_size {
  * VFETCH_IOC_DISCARD: the pages read as zeros again, lost ones included; their
  * memory is scrubbed. The size stays.
  *
- * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space.
+ * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space; EOPNOTSUPP the space is flat.
  */
 struct vfetch_range {
 	__u32 flags;
@@ -379,7 +387,7 @@ struct vfetch_cancel {
  * quarter of each side, at most a block, is kept free for pages that change sides.
  *
  * VFETCH_IOC_SET_LIMITS sends blocks away until what is used fits, as far as it can be done; what does not go
- * by itself (pages that are pinned for I/O) stays. It changes nothing for spaces with VFETCH_SIZE_RESERVE.
+ * by itself (pages that are pinned for I/O) stays. It changes nothing for spaces with VFETCH_SIZE_RESERVE or VFETCH_SIZE_FLAT.
  *
  * Errors: EINVAL unknown scope, a limit too small or not a multiple of the page.
  */
@@ -553,7 +561,7 @@ struct vfetch_residency {
  * @bytes: in: length, a multiple of VFETCH_PAGE_BYTES
  *
  * Errors: EINVAL unknown advice, or not a multiple of the page; ERANGE not all inside the space; ENOSPC more than
- * VFETCH_ADVICE_MOST parts differ; ENOMEM no kernel memory; EINTR killed midway; EBADF VFETCH_ADVICE_DO_NOT_NEED, and the file is not
+ * VFETCH_ADVICE_MOST parts differ; ENOMEM no kernel memory; EOPNOTSUPP the space is flat; EINTR killed midway; EBADF VFETCH_ADVICE_DO_NOT_NEED, and the file is not
  * open for writing.
  */
 struct vfetch_advise {

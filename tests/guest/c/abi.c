@@ -231,7 +231,11 @@ static void set_size(void)
 	size.flags = VFETCH_SIZE_RESERVE;
 	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL,
 	      "SET_SIZE: what was not reserved cannot go on reserved");
-	size.flags = VFETCH_SIZE_RESERVE << 1;
+	size.flags = VFETCH_SIZE_FLAT;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL, "SET_SIZE: nor flat");
+	size.flags = VFETCH_SIZE_RESERVE | VFETCH_SIZE_FLAT;
+	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL, "SET_SIZE: both flags are EINVAL");
+	size.flags = VFETCH_SIZE_FLAT << 1;
 	fails(ioctl(fd, VFETCH_IOC_SET_SIZE, &size), EINVAL, "SET_SIZE: an unknown flag is EINVAL");
 	size.flags = 0;
 	size.reserved = 1;

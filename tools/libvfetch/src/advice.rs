@@ -77,7 +77,7 @@ impl Space {
     /// # Errors
     ///
     /// [`Error::Unaligned`]; [`Error::BeyondEnd`]; [`Error::Gone`]; [`Error::Os`] with `ENOSPC` when something different was said of more than 4096
-    /// parts of the space, `EBADF` for [`Advice::DoNotNeed`] of a file that is not open for writing.
+    /// parts of the space, `EOPNOTSUPP` when it is flat ([`Space::make_flat`]), `EBADF` for [`Advice::DoNotNeed`] of a file that is not open for writing.
     pub fn advise(&self, range: Range<u64>, advice: Advice) -> Result<()> {
         for end in [range.start, range.end] {
             if end % PAGE_BYTES != 0 {

@@ -104,13 +104,11 @@ pub enum Error {
         wanted: u64,
     },
 
-    /// A space's sizes are all reserved, or none is (`EINVAL`).
-    #[error("vfetch{node}: the space {}", if *.reserved { "has reserved its memory" } else { "has a size for which no memory is reserved" })]
-    Reserved {
+    /// A space got its size in another way, or is flat and has one already (`EINVAL`).
+    #[error("vfetch{node}: the space has a size of another kind, or cannot change it")]
+    OtherSize {
         /// The node.
         node: u32,
-        /// What the space is.
-        reserved: bool,
     },
 
     /// A size, offset or length that must be a multiple of [`crate::PAGE_BYTES`] is not (`EINVAL`).
@@ -228,7 +226,7 @@ impl Error {
             Self::Gone { .. } => Errno::NODEV,
             Self::NoRoom { .. } | Self::BeyondEnd { .. } => Errno::NOSPC,
             Self::TooLarge { .. } => Errno::FBIG,
-            Self::Unaligned { .. } | Self::Reserved { .. } | Self::NotPf { .. } => Errno::INVAL,
+            Self::Unaligned { .. } | Self::OtherSize { .. } | Self::NotPf { .. } => Errno::INVAL,
             Self::Lost { .. } | Self::TransferFailed { .. } => Errno::IO,
             Self::Job { why, .. } => match why {
                 JobError::Argument => Errno::INVAL,
@@ -285,8 +283,7 @@ impl Error {
                     .into()
             }
             Self::TooLarge { .. } => "the largest space is 1 TiB".into(),
-            Self::Reserved { reserved: true, .. } => "reserve the new size too, or go by way of the size 0".into(),
-            Self::Reserved { reserved: false, .. } => "do not reserve the new size either, or go by way of the size 0".into(),
+            Self::OtherSize { .. } => "set all sizes in the same way, or go by way of the size 0".into(),
             Self::Unaligned { value } => match value.checked_next_multiple_of(crate::PAGE_BYTES) {
                 Some(next) => format!("use {} or {next}", next - crate::PAGE_BYTES),
                 None => return None,

@@ -224,10 +224,10 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// [`Error::Unaligned`]; [`Error::TooLarge`]; [`Error::Reserved`] when the space has reserved what it has;
-    /// [`Error::Gone`]. The size is then what it was.
+    /// [`Error::Unaligned`]; [`Error::TooLarge`]; [`Error::OtherSize`] when the space got its size by [`Space::reserve`] or
+    /// [`Space::make_flat`]; [`Error::Gone`]. The size is then what it was.
     pub fn set_size(&self, bytes: u64) -> Result<()> {
-        self.resize(bytes, false)
+        self.resize(bytes, 0)
     }
 
     /// As [`Space::set_size`], but takes the function's memory for every page at once, so that no page of the space ever
@@ -235,28 +235,31 @@ impl Space {
     ///
     /// # Errors
     ///
-    /// [`Error::Unaligned`]; [`Error::NoRoom`]; [`Error::TooLarge`]; [`Error::Reserved`] when the space has a size by
+    /// [`Error::Unaligned`]; [`Error::NoRoom`]; [`Error::TooLarge`]; [`Error::OtherSize`] when the space has a size by
     /// [`Space::set_size`]; [`Error::Gone`]. The size is then what it was.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
-        self.resize(bytes, true)
+        self.resize(bytes, uapi::VFETCH_SIZE_RESERVE)
     }
 
-    fn resize(&self, bytes: u64, reserve: bool) -> Result<()> {
+    /// Makes a space without a size *flat*: all of it is in one piece of the function's memory from now on, which the device needs no page table for,
+    /// and never moves. Jobs, reads and writes use it as any space; mappings of it, advice and [`Space::discard`] do not work. It ends with
+    /// the size 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::reserve`]; [`Error::NoRoom`] also when there is no room in one piece.
+    pub fn make_flat(&self, bytes: u64) -> Result<()> {
+        self.resize(bytes, uapi::VFETCH_SIZE_FLAT)
+    }
+
+    fn resize(&self, bytes: u64, flags: u32) -> Result<()> {
         aligned(bytes)?;
-        let flags = if reserve {
-            uapi::VFETCH_SIZE_RESERVE
-        } else {
-            0
-        };
         sys::set_size(self.as_fd(), bytes, flags).map_err(|errno| match (errno, self.info()) {
             (Errno::FBIG, _) => Error::TooLarge {
                 node: self.node,
                 wanted: bytes,
             },
-            (Errno::INVAL, _) => Error::Reserved {
-                node: self.node,
-                reserved: !reserve,
-            },
+            (Errno::INVAL, _) => Error::OtherSize { node: self.node },
             (Errno::NOSPC, Ok(info)) => Error::NoRoom {
                 node: self.node,
                 wanted: bytes,

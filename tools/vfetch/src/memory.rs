@@ -26,9 +26,7 @@ impl Memory for Space {
     // These commands are about device memory: all of it is taken before they begin. But a space that came with a size keeps what it is.
     fn set_size(&self, bytes: u64) -> Result<()> {
         match self.reserve(bytes) {
-            Err(Error::Reserved {
-                reserved: false, ..
-            }) => Self::set_size(self, bytes),
+            Err(Error::OtherSize { .. }) => Self::set_size(self, bytes),
             result => result,
         }
     }

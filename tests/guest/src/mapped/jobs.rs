@@ -38,7 +38,7 @@ enum Owner {
 }
 
 /// A job that would take hours: it stamps `pages` pages, a word in a millisecond.
-fn slow(pages: usize, generation: u64) -> Task {
+pub(super) fn slow(pages: usize, generation: u64) -> Task {
     let stamp = Stamp {
         output: 0,
         n: (pages * WORDS) as u64,
@@ -49,7 +49,7 @@ fn slow(pages: usize, generation: u64) -> Task {
 }
 
 /// Why a job did not come to its end.
-fn failure(job: &Job<'_>) -> Result<JobError> {
+pub(super) fn failure(job: &Job<'_>) -> Result<JobError> {
     let end = job.wait_for(Some(Duration::from_secs(20) * limit::factor()))?;
     let end = end.context("it has not ended")?;
     end.outcome

@@ -7,6 +7,7 @@ mod broken;
 mod coherent;
 pub(crate) mod direct;
 mod evicted;
+mod flat;
 mod hints;
 mod jobs;
 mod kernels;
@@ -177,6 +178,17 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
         },
         Group {
+            name: "flat",
+            about: "spaces without a page table",
+            tests: bounded![60:
+                flat::jobs_reads_and_writes_use_a_flat_space_as_any_other,
+                flat::a_flat_space_is_in_one_piece_or_not_at_all,
+                flat::what_cannot_be_done_to_a_flat_space_is_refused,
+                flat::nothing_of_a_flat_space_is_sent_away,
+                flat::a_flat_space_that_ends_ends_its_jobs_and_is_anything_afterwards,
+            ],
+        },
+        Group {
             name: "mapped-thrashing",
             about: "pages that both sides want (reloads the module)",
             tests: bounded![110:
@@ -217,6 +229,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::a_page_that_cannot_be_sent_stays_with_the_host,
                 lost::scrubs_that_fail_show_nobody_else_s_bytes,
                 lost::a_job_whose_completion_is_lost_ends_all_the_same,
+                flat::a_reset_takes_all_of_a_flat_space,
+                flat::a_flat_space_outlives_the_binding_empty,
                 broken::records_that_come_twice_or_for_nobody_harm_nobody,
                 broken::a_lost_message_of_faults_is_noticed,
                 broken::a_reset_of_the_pf_takes_what_all_functions_have,

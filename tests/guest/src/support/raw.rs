@@ -59,8 +59,9 @@ const ADVISE: Opcode = opcode::write::<Advise>(MAGIC, 13);
 /// `VFETCH_POLICIES`.
 pub(crate) const POLICIES: u32 = 12;
 
-/// `VFETCH_SIZE_RESERVE`.
+/// `VFETCH_SIZE_RESERVE`, `VFETCH_SIZE_FLAT`.
 pub(crate) const RESERVE: u32 = 1;
+pub(crate) const FLAT: u32 = 2;
 
 /// `VFETCH_IOC_SET_SIZE`.
 pub(crate) fn set_size(space: &Space, bytes: u64, flags: u32) -> Result<(), Errno> {
