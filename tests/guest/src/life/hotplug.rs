@@ -38,18 +38,18 @@ fn qmp(json: &str) -> Result<()> {
     Ok(())
 }
 
-fn orderly() -> Result<()> {
+pub(super) fn orderly() -> Result<()> {
     qmp(r#"{"execute": "device_del", "arguments": {"id": "vf0"}}"#)
 }
 
-fn surprise() -> Result<()> {
+pub(super) fn surprise() -> Result<()> {
     qmp(
         r#"{"execute": "qom-set", "arguments": {"path": "/machine/peripheral/vf0", "property": "x-surprise", "value": true}}"#,
     )
 }
 
 /// Waits until the kernel has let the device go, and plugs another one in, with as many VFs.
-fn plug_in_again(vfs: u32, address: &std::path::Path) -> Result<()> {
+pub(super) fn plug_in_again(vfs: u32, address: &std::path::Path) -> Result<()> {
     wait_until("the device is out of sysfs", || !address.exists())?;
     let nodes = || {
         fs::read_dir("/dev").map_or(0, |dev| {

@@ -17,6 +17,7 @@ mod module;
 mod resets;
 mod stops;
 mod system;
+mod unplugged;
 mod vfs;
 
 use crate::tap::Group;
@@ -51,6 +52,11 @@ pub(crate) fn groups() -> Vec<Group> {
             "hotplug",
             "the device unplugged and plugged in (QMP, x-test=on, timeout_ms=200)",
             hotplug::TESTS,
+        ),
+        group(
+            "unplugged",
+            "the same under mappings and jobs",
+            unplugged::TESTS,
         ),
         group(
             "fairness",

@@ -36,7 +36,7 @@ fn on_both_sides(generation: u64) -> Result<(Space, Mapping)> {
 }
 
 /// How a load, and a store, of a word end.
-fn touches(mapping: &Mapping, offset: usize) -> Result<[Option<Signal>; 2]> {
+pub(crate) fn touches(mapping: &Mapping, offset: usize) -> Result<[Option<Signal>; 2]> {
     let load = signal_of(|| {
         mapping.word(offset);
     })?;

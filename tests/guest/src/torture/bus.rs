@@ -44,7 +44,7 @@ extern "C" fn replace(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
 
 /// Runs `touch`, which loads from and stores to `mapping`. Returns what it does, and how many pages of the mapping raised SIGBUS: these are
 /// not the space's any more.
-pub(super) fn watch<T>(mapping: &Mapping, touch: impl FnOnce() -> T) -> (T, u32) {
+pub(crate) fn watch<T>(mapping: &Mapping, touch: impl FnOnce() -> T) -> (T, u32) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: The action is complete; its handler makes system calls and touches what is the thread's own.

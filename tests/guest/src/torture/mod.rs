@@ -21,7 +21,7 @@
 //! ```
 
 mod actor;
-mod bus;
+pub(crate) mod bus;
 mod chaos;
 mod host;
 mod jobs;
