@@ -6,10 +6,13 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{config::Control, *};
+use super::{
+    config::{Control, Writeback},
+    *,
+};
 use crate::{
     oracle,
-    policy::Nothing,
+    policy::{Nothing, View},
     trace::tests::{any_trace, trace_of},
 };
 
