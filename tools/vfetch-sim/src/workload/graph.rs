@@ -14,7 +14,7 @@ use anyhow::{bail, Context};
 use rand::{seq::SliceRandom, Rng};
 
 const DEGREE: Param = param("degree", 16, 1, 1024, "edges a vertex, on average");
-const FILE: &str = "a graph instead of a generated one: SNAP's edge list, two numbers a line";
+const FILE: &str = "a graph instead of a generated one: SNAP's edge list, two numbers a line; edges count both ways";
 
 pub(super) const BFS: Kind = Kind {
     name: "bfs",
