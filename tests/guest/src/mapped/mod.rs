@@ -11,7 +11,7 @@ mod flat;
 mod hints;
 mod jobs;
 mod kernels;
-mod lost;
+pub(crate) mod lost;
 mod mapping;
 mod others;
 mod policies;
