@@ -62,6 +62,22 @@ impl Fault {
         }
     }
 
+    /// The next invalidation of what the device remembers.
+    pub(crate) fn invalidation(kind: u32) -> Self {
+        Self {
+            opcode: hw::VFETCH_OP_INVALIDATE,
+            ..Self::new(kind)
+        }
+    }
+
+    /// The next order to end a job.
+    pub(crate) fn cancel(kind: u32) -> Self {
+        Self {
+            opcode: hw::VFETCH_OP_CANCEL,
+            ..Self::new(kind)
+        }
+    }
+
     pub(crate) fn arg(self, arg: u64) -> Self {
         Self { arg, ..self }
     }

@@ -8,18 +8,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use libvfetch::{Function, Space};
+use libvfetch::{Function, Space, Stamp, Task};
 use rustix::io::Errno;
 
 use super::hw;
 use super::inject::{Fault, Injector};
 use super::machine::{expect, expect_bytes, function, ms, space, sysfs, MIB, PAGE};
 use super::system::Registers;
-use crate::tap::Test;
+use crate::{
+    mapped::{mapped, stamped_bytes},
+    support::{limit::factor, model},
+    tap::Test,
+};
 
 pub(crate) const TESTS: &[Test] = crate::bounded![100:
     a_queue_that_stops_is_reset_before_the_timeout,
     a_stop_is_noticed_although_a_completion_comes_with_it,
+    a_fault_ring_that_stops_begins_anew,
 ];
 
 /// Well before the time-out of the first transfer.
@@ -172,4 +177,48 @@ fn a_queue_that_stops_is_reset_before_the_timeout() -> Result<()> {
 
 fn a_stop_is_noticed_although_a_completion_comes_with_it() -> Result<()> {
     stop(true)
+}
+
+/// Stops the ring of faults again and again while a job faults: by a head that cannot be.
+fn a_fault_ring_that_stops_begins_anew() -> Result<()> {
+    const PAGES: usize = 600;
+    let function = function(1)?;
+    let registers = map(&function, hw::VFETCH_BAR_REGS)?;
+    let page = usize::try_from(PAGE)?;
+    let mut stops = 0;
+    for generation in 1..=3 {
+        let (space, mapping) = mapped(&function, PAGES)?;
+        let stamp = Stamp {
+            output: 0,
+            n: (PAGES * page / 8) as u64,
+            first: 0,
+            generation,
+        };
+        let job = space.submit(&Task::from(stamp).strands(8).element_ps(1_000_000))?;
+        let end = Instant::now() + ms(60_000) * factor();
+        while job
+            .wait_for(Some(ms(1)))?
+            .map(|end| end.outcome)
+            .transpose()?
+            .is_none()
+        {
+            ensure!(Instant::now() < end, "the job does not go on");
+            let status = registers.read32(hw::VFETCH_REG_FAULT_STATUS);
+            if status == hw::VFETCH_FSTAT_ENABLED {
+                registers.write32(hw::VFETCH_REG_FAULT_HEAD, hw::VFETCH_INDEX_MASK + 1);
+                let status = registers.read32(hw::VFETCH_REG_FAULT_STATUS);
+                stops += u32::from(status & hw::VFETCH_FSTAT_ERROR_MASK != 0);
+            }
+        }
+        let got = mapping.copy(0..PAGES * page);
+        model::equal(
+            "what was stamped",
+            0,
+            &got,
+            &stamped_bytes(0, PAGES, generation),
+        )?;
+    }
+    println!("# the ring has stopped {stops} times");
+    ensure!(stops > 0, "it never stopped");
+    Ok(())
 }

@@ -131,7 +131,7 @@ pub(crate) fn a_reset_takes_what_the_device_has_and_no_more() -> Result<()> {
 }
 
 /// Stamps all of 600 pages, in a few seconds.
-fn long(generation: u64) -> Task {
+pub(super) fn long(generation: u64) -> Task {
     let stamp = Stamp {
         output: 0,
         n: (600 * WORDS) as u64,

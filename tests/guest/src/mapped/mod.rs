@@ -13,6 +13,7 @@ mod jobs;
 mod kernels;
 pub(crate) mod lost;
 mod mapping;
+mod orders;
 mod others;
 mod policies;
 mod thrashing;
@@ -235,6 +236,9 @@ pub(crate) fn groups() -> Vec<Group> {
                 broken::a_lost_message_of_faults_is_noticed,
                 broken::a_reset_of_the_pf_takes_what_all_functions_have,
                 broken::a_queue_that_cannot_be_reset_loses_what_the_device_has_and_no_more,
+                orders::an_invalidation_that_fails_is_made_again,
+                orders::a_device_that_forgets_nothing_is_given_up,
+                orders::a_job_is_cancelled_although_the_order_fails,
             ],
         },
         Group {
