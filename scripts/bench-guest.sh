@@ -37,6 +37,11 @@ echo "  instructions of faults" >&2
 ./probe 0 shared:200 mfault:200 mload:3000 dfault:2048 dscatter:2048 \
 	decide:1 decide:25 decide:30 decide:51 decide:75 decide:99 decide:100
 
+# Nor is the data of jobs: they would be over before the calls that begin them.
+part jobs
+echo "  jobs whose data is there" >&2
+vfetch demo 0 --json --policy flat,resident --capacity 1 --size 4m --strands 4 --element-ps 4000
+
 measure "one function" 0 4m seq 4k 1 500
 measure "one function" 0 4m seq 64k 1 200
 measure "one function" 0 4m seq 1m 1 40

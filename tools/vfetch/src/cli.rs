@@ -183,13 +183,15 @@ Columns:
           under the last policy; '-' when nothing came along
 
 A number is a policy: the tree with a fixed threshold of that many percent.
-'vfetch policy list' tells what each policy does. For figures that repeat, boot
-with icount.
+'vfetch policy list' tells what each policy does. 'resident' and 'flat' are what
+they may be compared with: jobs that fault on nothing. For figures that repeat,
+boot with icount.
 
 Examples:
   vfetch demo                                    every job on every function
   vfetch demo 1 --job bfs,spmv --capacity 0.5
   vfetch demo 0 --policy none,30,75,stride,auto
+  vfetch demo 0 --policy flat,resident,auto      what managing memory costs
   vfetch demo 0 --job triad --size 32m --json")]
     Demo(DemoArgs),
 
@@ -483,9 +485,10 @@ pub(crate) struct DemoArgs {
         hide_default_value = true, value_enum)]
     pub(crate) job: Vec<demo::Kind>,
 
-    /// Policies, a list: names, or thresholds in percent. Times are compared with the first
-    #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = demo::POLICIES)]
-    pub(crate) policy: Vec<Choice>,
+    /// Policies, a list: names, or thresholds in percent. Times are compared with the first. 'resident': the data
+    /// is on the device already, as far as it may be; 'flat': in one piece of its memory, where nothing is managed
+    #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = demo::WAYS)]
+    pub(crate) policy: Vec<demo::Way>,
 
     /// Device memory, a list: shares of a job's data
     #[arg(long, value_name = "SHARE", value_delimiter = ',', default_value = "0.5,1", value_parser = parse_share)]

@@ -3,9 +3,10 @@
 //! `vfetch demo`: what prefetching buys, on real jobs, each of whose results is compared with the host's own.
 
 mod report;
+mod way;
 mod workload;
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{anyhow, Context, Result};
 use libvfetch::{
     Error, Function, Host, PolicyKind, PolicyStats, Scope, Space, Stats, LIMIT_MIN_BYTES,
     PAGE_BYTES,
@@ -19,6 +20,7 @@ use crate::{
     target,
 };
 use report::{Report, Row, Run};
+pub(crate) use way::Way;
 pub(crate) use workload::Kind;
 use workload::Workload;
 
@@ -75,27 +77,16 @@ fn limit(bytes: u64, share: f64) -> u64 {
     wanted.next_multiple_of(PAGE_BYTES).max(LIMIT_MIN_BYTES)
 }
 
-/// Runs one job under one policy, in a space of its own whose data begins in host memory.
+/// Runs one job in one way, in a space of its own.
 fn run_one(
     function: &Function,
     work: &Workload,
     device_bytes: u64,
-    choice: Choice,
+    way: Way,
     args: &DemoArgs,
 ) -> Result<Run> {
     let space = Space::open(function)?;
-    space.set_size(work.bytes())?;
-    let host = space.limits(Scope::Space)?.host_bytes;
-    space.set_limits(Scope::Space, host, device_bytes)?;
-    space.set_policy(choice.apply(space.policy()?))?;
-    // By the processor: pages that write() gives contents begin on the device.
-    let memory = space.map()?;
-    memory.write(0, &work.before);
-    drop(memory);
-    let start = space.residency(0..work.bytes())?;
-    if start.host * PAGE_BYTES != work.bytes() {
-        bail!("vfetch{} does not keep {} bytes in host memory to begin with: give it a larger host limit, or a smaller --size ({start:?})", space.node(), work.bytes());
-    }
+    way.prepare(&space, work, device_bytes)?;
     let task = work.task.strands(args.strands).element_ps(args.element_ps);
     let before = Counted::of(&space)?;
     let job = space.submit(&task)?;
@@ -107,6 +98,7 @@ fn run_one(
     })?;
     let resident = space.residency(0..work.bytes())?;
     // Which prefetched pages were used is known when they leave: what is left of them does.
+    let host = space.limits(Scope::Space)?.host_bytes;
     space.set_limits(Scope::Space, host, LIMIT_MIN_BYTES)?;
     let settled = space.policy_stats(None)?;
     let mut error = differs(&space, &work.after)?.map(|m| m.to_string());
@@ -120,7 +112,7 @@ fn run_one(
     let change = |get: fn(&Stats) -> u64| get(&after.stats).saturating_sub(get(&before.stats));
     let hints = settled.since(&before.hints);
     Ok(Run {
-        policy: choice,
+        policy: way,
         time_ns: end.time_ns.saturating_sub(before.stats.device_time_ns),
         device_faults: change(|s| s.device_faults),
         fault_batches: change(|s| s.fault_batches),
@@ -165,9 +157,9 @@ pub(crate) fn run(host: &Host, args: &DemoArgs, out: Output) -> Result<()> {
         for work in &works {
             for share in &args.capacity {
                 let device_bytes = limit(work.bytes(), *share);
-                let run = |choice: &Choice| {
-                    run_one(function, work, device_bytes, *choice, args)
-                        .with_context(|| format!("{} under policy {choice}", work.kind.name()))
+                let run = |way: &Way| {
+                    run_one(function, work, device_bytes, *way, args)
+                        .with_context(|| format!("{}, {way}", work.kind.name()))
                 };
                 let runs = args.policy.iter().map(run).collect::<Result<Vec<_>>>()?;
                 let row = Row {
@@ -188,11 +180,11 @@ pub(crate) fn run(host: &Host, args: &DemoArgs, out: Output) -> Result<()> {
 }
 
 /// What holds unless the user says otherwise.
-pub(crate) const POLICIES: [Choice; 4] = [
-    Choice::Kind(PolicyKind::None),
-    Choice::Threshold(51),
-    Choice::Kind(PolicyKind::AlwaysMax),
-    Choice::Kind(PolicyKind::Auto),
+pub(crate) const WAYS: [Way; 4] = [
+    Way::Policy(Choice::Kind(PolicyKind::None)),
+    Way::Policy(Choice::Threshold(51)),
+    Way::Policy(Choice::Kind(PolicyKind::AlwaysMax)),
+    Way::Policy(Choice::Kind(PolicyKind::Auto)),
 ];
 
 #[cfg(test)]

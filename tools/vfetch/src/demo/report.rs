@@ -8,18 +8,17 @@ use anyhow::Result;
 use libvfetch::{Info, PAGE_BYTES};
 use serde::Serialize;
 
-use super::Kind;
+use super::{Kind, Way};
 use crate::{
     cli::DemoArgs,
     exit::WrongResult,
-    policy::Choice,
     units::{self, float},
 };
 
-/// One job under one policy.
+/// One job, come by its data in one way.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Run {
-    pub(super) policy: Choice,
+    pub(super) policy: Way,
     /// From the submission to the end, by the device's clock.
     pub(super) time_ns: u64,
     pub(super) device_faults: u64,
@@ -123,7 +122,7 @@ struct Function {
 /// What all did.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    policies: Vec<Choice>,
+    policies: Vec<Way>,
     strands: u32,
     element_ps: u32,
     functions: Vec<Function>,
@@ -144,7 +143,7 @@ impl Report {
     }
 
     fn names(&self) -> (String, String) {
-        let name = |choice: Option<&Choice>| choice.map_or(String::new(), ToString::to_string);
+        let name = |way: Option<&Way>| way.map_or(String::new(), ToString::to_string);
         (name(self.policies.first()), name(self.policies.last()))
     }
 
@@ -248,10 +247,11 @@ fn short(name: &str, room: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Choice;
 
     fn run(time_ns: u64, error: Option<&str>) -> Run {
         Run {
-            policy: Choice::Threshold(51),
+            policy: Way::Policy(Choice::Threshold(51)),
             time_ns,
             device_faults: 12_345,
             fault_batches: 1,
@@ -282,7 +282,7 @@ mod tests {
 
     fn report() -> Report {
         Report {
-            policies: super::super::POLICIES.to_vec(),
+            policies: super::super::WAYS.to_vec(),
             strands: 64,
             element_ps: 100,
             functions: Vec::new(),
