@@ -4,7 +4,7 @@
 //!
 //! It prefetches page X + D when X is missed, or is touched for the first time after it was prefetched. D is learnt: each such access
 //! tests one of 52 offsets d, in turn: if X - d is among the recent requests, a prefetch with d would have been in time, and d scores.
-//! A phase ends when an offset reaches 31 or after 100 rounds; the best becomes D, and below a score of 2 there is no
+//! A phase ends with the round in which an offset reaches 31, or with the 100th; the best becomes D, and below a score of 2 there is no
 //! prefetching until the next phase. Recent requests are a table of 256: the bases of prefetches that have arrived, or,
 //! while prefetching is off, the pages that have. Access and arrival are learnt at once, and for free.
 
@@ -52,17 +52,13 @@ impl BestOffset {
         if let Some(base) = page.checked_sub(offset) {
             if self.recent[Self::slot(base)] == Some(base) {
                 self.scores[self.test] += 1;
-                if self.scores[self.test] >= SCORE_MAX {
-                    self.end_phase();
-                    return;
-                }
             }
         }
         self.test += 1;
         if self.test == OFFSETS.len() {
             self.test = 0;
             self.round += 1;
-            if self.round == ROUND_MAX {
+            if self.round == ROUND_MAX || self.scores.iter().any(|score| *score >= SCORE_MAX) {
                 self.end_phase();
             }
         }
@@ -129,6 +125,23 @@ mod tests {
         };
         let expected: Vec<u32> = (1..=256).filter(|n| smooth(*n)).collect();
         assert_eq!(OFFSETS.to_vec(), expected);
+    }
+
+    #[test]
+    fn a_phase_ends_with_its_round() {
+        let mut b = BestOffset::new();
+        b.offset = None;
+        b.recent[BestOffset::slot(999)] = Some(999);
+        // The first offset of each round scores.
+        for _ in 0..30 * OFFSETS.len() + 1 {
+            b.learn(1000);
+        }
+        assert_eq!((b.scores[0], b.round, b.offset), (31, 30, None));
+        for _ in 1..OFFSETS.len() {
+            assert_eq!(b.offset, None);
+            b.learn(1000);
+        }
+        assert_eq!((b.scores[0], b.round, b.offset), (0, 0, Some(1)));
     }
 
     #[test]
