@@ -118,15 +118,9 @@ fn why(mine: &Row, best: &Row) -> String {
     let moved = ratio(mine.bytes_moved, best.bytes_moved);
     let batches = ratio(mine.batches, best.batches);
     let mut parts = Vec::new();
-    for (value, more, less) in [
-        (moved, "moves", "moves"),
-        (faults, "faults", "faults"),
-        (batches, "batches", "batches"),
-    ] {
-        if value >= 1.05 {
-            parts.push(format!("{value:.2}x the {more}"));
-        } else if value <= 0.95 {
-            parts.push(format!("{value:.2}x the {less}"));
+    for (value, what) in [(moved, "moves"), (faults, "faults"), (batches, "batches")] {
+        if !(0.95..1.05).contains(&value) {
+            parts.push(format!("{value:.2}x the {what}"));
         }
     }
     if parts.is_empty() {
