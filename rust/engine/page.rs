@@ -228,10 +228,15 @@ mod tests {
     }
 
     /// All pairs of regions among the first pages and the last ones of a block.
+    /// Regions with such ends as may be mistaken; fewer under Miri, which is slow and looks for something else.
     fn corners() -> Vec<Region> {
-        let ends = [0, 1, 2, 3, 63, 64, 65, 510, 511, 512];
+        let ends: &[usize] = if cfg!(miri) {
+            &[0, 3, 64, 512]
+        } else {
+            &[0, 1, 2, 3, 63, 64, 65, 510, 511, 512]
+        };
         let mut regions = Vec::new();
-        for first in ends {
+        for &first in ends {
             regions.extend(ends.iter().filter_map(|outer| Region::new(first, *outer)));
         }
         regions
