@@ -3,8 +3,8 @@
 #
 # Builds the debug kernel (KASAN, lockdep, kmemleak, DMA debug, fault injection;
 # scripts/debug.config) from the stock kernel's source and prints its folder:
-# release, tree/ and kernel.elf as scripts/kernel.sh describes them, and append,
-# what its command line needs.
+# release, tree/, image/ and kernel.elf as scripts/kernel.sh describes them, and
+# append, what its command line needs.
 . "$(dirname "$0")/lib.sh"
 
 suffix=+vfetch-debug
@@ -28,6 +28,7 @@ build_inside() {
   # What the stock kernel does by itself: room for the VFs' BARs, which the
   # firmware does not know. The kernel's own unit tests are not ours to run.
   echo "pci=realloc kunit.enable=0" > ../append
+  make -s "${options[@]}" INSTALL_MOD_PATH="$1/image" INSTALL_MOD_STRIP=1 modules_install
   llvm-strip -o ../kernel.elf vmlinux
   grep -q '_RN' Module.symvers || { echo "Module.symvers has no Rust symbols"; exit 1; }
 
