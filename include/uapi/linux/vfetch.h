@@ -329,7 +329,7 @@ struct vfetch_submit {
  * @flags: in: must be 0
  * @status: out: 0, or why the job ended: EINVAL a bad argument; ERANGE it left the space, at the offset @value; EIO
  *	it touched a lost page, or its queue was reset; ENOSPC there was no room for what it wrote;
- *	ECANCELED; ENODEV the device is gone
+ *	ENOMEM no kernel memory for what it touched; ECANCELED; ENODEV the device is gone
  * @id: in: of the job
  * @timeout_ns: in: for how long to wait at most; negative: for ever. Rounded up to milliseconds
  * @value: out: of the job, by its kind

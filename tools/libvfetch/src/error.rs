@@ -233,6 +233,7 @@ impl Error {
                 JobError::Range { .. } => Errno::RANGE,
                 JobError::Failed => Errno::IO,
                 JobError::NoRoom => Errno::NOSPC,
+                JobError::NoMemory => Errno::NOMEM,
                 JobError::Cancelled => Errno::CANCELED,
                 JobError::Gone => Errno::NODEV,
                 JobError::Other(errno) => Errno::from_raw_os_error(*errno),

@@ -132,6 +132,9 @@ pub enum JobError {
     /// There was no room for what it wrote (`ENOSPC`).
     #[error("there was no room for what the job wrote")]
     NoRoom,
+    /// There was no kernel memory for a page that it touched (`ENOMEM`).
+    #[error("there was no kernel memory for what the job touched")]
+    NoMemory,
     /// [`Job::cancel`], or the end of the space (`ECANCELED`).
     #[error("the job was cancelled")]
     Cancelled,
@@ -150,6 +153,7 @@ impl JobError {
             Errno::RANGE => Self::Range { offset: value },
             Errno::IO => Self::Failed,
             Errno::NOSPC => Self::NoRoom,
+            Errno::NOMEM => Self::NoMemory,
             Errno::CANCELED => Self::Cancelled,
             Errno::NODEV => Self::Gone,
             other => Self::Other(other.raw_os_error()),
