@@ -34,6 +34,7 @@ GUEST_DEFAULTS = {
     "files": [],         # what becomes /host; patterns, relative to the top
     "timeout": 120,      # seconds of real time, on an idle machine
     "debug": True,       # also on the debug kernel
+    "stock": True,       # also on the stock kernel
     "smp": 2, "mem": "1G", "vfs": 0,
     "device": "",        # properties of the device
     "icount": None, "iommu": 0, "qmp": 0, "load": 1,
@@ -70,7 +71,7 @@ def guest_suites(a):
         s = {**GUEST_DEFAULTS, **entry}
         if not s["name"] or not s["command"]:
             raise SystemExit(f"suites.toml: {entry}: name and command are needed")
-        if a.debug and not s["debug"]:
+        if not s["debug" if a.debug else "stock"]:
             continue
         yield guest_suite(a, s)
 

@@ -10,3 +10,4 @@ pub(crate) mod machine;
 pub(crate) mod model;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod starve;

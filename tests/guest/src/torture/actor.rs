@@ -25,13 +25,14 @@ use crate::{
     support::{
         buffer::{memory_file, Area, Mapping},
         machine::{pf, space, vf},
+        starve,
     },
 };
 
 /// Most bytes that are read at once.
 pub(super) const LARGEST: usize = 16 * CHUNK;
 
-/// Whether something was done, or refused because the device has failed.
+/// Whether something was done, or refused because the device or an allocation has failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Went {
     Well,
@@ -188,7 +189,7 @@ impl Actor {
         stats.is_ok_and(|stats| stats.window_pins > 0)
     }
 
-    /// Whether the device may have caused this error.
+    /// Whether the device, or a lack of memory, may have caused this error.
     pub(super) fn excuses(&self, errno: Option<Errno>) -> bool {
         // EFAULT: a page of the buffer could not be fetched. ECANCELED: a job's queue was reset.
         const DEVICE: [Errno; 3] = [Errno::IO, Errno::FAULT, Errno::CANCELED];
@@ -196,9 +197,10 @@ impl Actor {
             return true;
         }
         self.world.faulty && errno.is_some_and(|errno| DEVICE.contains(&errno))
+            || self.world.starved && errno.is_some_and(starve::excuses)
     }
 
-    /// What a call gave; `None` if the device has failed.
+    /// What a call gave; `None` if the device or an allocation has failed.
     pub(super) fn get<T>(&self, what: &str, result: libvfetch::Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What disturbs the actors: limits, policies, advice, signals, pins; failures of the device, and resets.
+//! What disturbs the actors: limits, policies, advice, signals, pins; failures of the device or of allocations, and resets.
 #![allow(unsafe_code)]
 
 use std::{
@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use io_uring::IoUring;
 use libvfetch::{Advice, Scope, Side};
 use rand::Rng;
 use rand_pcg::Pcg64Mcg;
+use rustix::io::Errno;
 
 use super::{memory::CHUNK, World, CHUNKS, MIB};
 use crate::{
@@ -24,7 +25,13 @@ use crate::{
         machine::reset,
     },
     mapped::RIGHTS,
-    support::{buffer::Mapping, machine::vf, process, raw},
+    support::{
+        buffer::Mapping,
+        errno::Carries,
+        machine::{pf, vf},
+        process, raw,
+        starve::{self, Starvation},
+    },
 };
 
 /// Failures of a transfer that the driver has to put up with.
@@ -38,6 +45,15 @@ const FAILURES: [u32; 7] = [
     hw::VFETCH_FAULT_NO_INTERRUPT,
 ];
 
+/// Whether this says that there was no memory.
+fn excused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let errno = error
+        .downcast_ref::<libvfetch::Error>()
+        .and_then(Carries::errno)
+        .or_else(|| error.downcast_ref::<Errno>().copied());
+    errno.is_some_and(starve::excuses)
+}
+
 /// Pages that are held for I/O. The mapping goes after the ring.
 struct Pins {
     _ring: IoUring,
@@ -49,6 +65,7 @@ pub(super) struct Chaos {
     random: Pcg64Mcg,
     pins: Vec<Pins>,
     injector: Option<Injector>,
+    starvation: Option<Starvation>,
 }
 
 impl Chaos {
@@ -58,17 +75,26 @@ impl Chaos {
         } else {
             None
         };
+        let starvation = if world.starved {
+            Some(Starvation::new()?)
+        } else {
+            None
+        };
         let mut this = Self {
             world: world.clone(),
             random: world.random(100),
             pins: Vec::new(),
             injector,
+            starvation,
         };
         // From the start there is too little room.
         for space in 0..world.memories.len() {
             this.limit_space(space)?;
         }
         this.limit_function()?;
+        if let Some(starvation) = &this.starvation {
+            starvation.allocations(3)?;
+        }
         Ok(this)
     }
 
@@ -76,8 +102,8 @@ impl Chaos {
     pub(super) fn disturb(&mut self, threads: &[JoinHandle<Result<()>>]) -> Result<()> {
         thread::sleep(Duration::from_millis(self.random.random_range(1..40)));
         let space = self.random.random_range(0..self.world.memories.len());
-        let kinds = if self.world.faulty { 14 } else { 12 };
-        match self.random.random_range(0..kinds) {
+        let kinds = if self.world.fails() { 14 } else { 12 };
+        let disturbed = match self.random.random_range(0..kinds) {
             0 | 1 => self.limit_space(space),
             2 => self.limit_function(),
             3 => self.change_policy(space),
@@ -98,15 +124,39 @@ impl Chaos {
             9 => self.ask(space),
             10 => self.advise(space),
             11 => self.shrink(),
+            _ if self.world.starved => self.starve(),
             _ => self.fail(),
+        };
+        match disturbed {
+            // What it asks for may be refused, too.
+            Err(error) if self.world.starved && error.chain().any(excused) => Ok(()),
+            disturbed => disturbed,
         }
     }
 
     /// No pins and no failures any more.
     pub(super) fn end(self) -> Result<()> {
-        let Self { injector, pins, .. } = self;
+        let Self {
+            injector,
+            starvation,
+            pins,
+            ..
+        } = self;
         drop((injector, pins));
+        if let Some(starvation) = starvation {
+            let [objects, pages] = starvation.failed()?;
+            println!("# {objects} allocations of objects have failed, {pages} of pages");
+            ensure!(objects > 0 && pages > 0, "nobody was refused memory");
+        }
         Ok(())
+    }
+
+    /// Has more or fewer of the module's allocations fail.
+    fn starve(&mut self) -> Result<()> {
+        let percent = [0, 0, 1, 3, 10, 30, 100][self.random.random_range(0..7)];
+        self.starvation
+            .as_ref()
+            .map_or(Ok(()), |starvation| starvation.allocations(percent))
     }
 
     /// There is little more room than all contents need, on both sides together.
@@ -129,8 +179,8 @@ impl Chaos {
         let side = |host| if host { Side::Host } else { Side::Device };
         let advice = match self.random.random_range(0..8) {
             0 | 1 => Advice::Normal,
-            // Not on the device: pages that thrash there are shown through the window, and cannot be buffers (EFAULT).
-            2 => Advice::Prefer(Some(Side::Host)),
+            // Pages that thrash and are to be on the device are shown through the window, and cannot be buffers: an EFAULT must be excused.
+            2 => Advice::Prefer(Some(side(!self.world.fails() || self.random.random()))),
             3 => Advice::Prefer(None),
             4 => Advice::AccessedByDevice(self.random.random()),
             5 => Advice::Prefetch(self.random.random()),
@@ -140,7 +190,7 @@ impl Chaos {
         let chunks = self.random.random_range(1..=64.min(CHUNKS - first));
         let part = (first * CHUNK) as u64..((first + chunks) * CHUNK) as u64;
         match self.world.memories[space].space.advise(part, advice) {
-            Err(error) if !self.world.faulty => Err(error).context("advice"),
+            Err(error) if !self.world.fails() => Err(error).context("advice"),
             _ => Ok(()),
         }
     }
@@ -185,7 +235,7 @@ impl Chaos {
                 _ring: ring,
                 _window: window,
             }),
-            Err(_) if self.world.faulty || space.stats()?.window_pins > 0 => {}
+            Err(_) if self.world.fails() || space.stats()?.window_pins > 0 => {}
             Err(error) => return Err(error).context("register_buffers"),
         }
         Ok(())
@@ -197,7 +247,7 @@ impl Chaos {
         let size = space.info()?.space_bytes;
         let counted = space.residency(0..size)?;
         let all = counted.none + counted.host + counted.device + counted.moving + counted.lost;
-        anyhow::ensure!(all * 4096 == size, "residency: {counted:?} of {size} bytes");
+        ensure!(all * 4096 == size, "residency: {counted:?} of {size} bytes");
         space.limits(Scope::Space)?;
         space.stats()?;
         Ok(())
@@ -218,7 +268,9 @@ impl Chaos {
                 )
             }
             1 | 2 => reset(vf(1)?.address),
-            3..=6 => injector.clear(function),
+            // Which takes the VF with it.
+            3 => reset(pf()?.address),
+            4..=6 => injector.clear(function),
             _ => {
                 let kind = FAILURES[self.random.random_range(0..FAILURES.len())];
                 let fault = match self.random.random_range(0..4) {

@@ -67,6 +67,10 @@ fn compute(actor: &Actor, memory: &Memory, task: &Task) -> Result<Option<u64>> {
             why: JobError::Failed | JobError::Cancelled,
             ..
         }) if actor.world.faulty => Ok(None),
+        Err(Error::Job {
+            why: JobError::NoMemory,
+            ..
+        }) if actor.world.starved => Ok(None),
         value => actor.get("a job", value),
     }
 }
@@ -111,6 +115,7 @@ pub(super) fn cancel(actor: &mut Actor, memory: &Memory) -> Result<Went> {
     let job = match memory.space.submit(&task) {
         Ok(job) => job,
         Err(error) if error.errno() == Some(Errno::INTR) => return Ok(Went::Well),
+        Err(error) if actor.excuses(error.errno()) => return Ok(Went::Refused),
         Err(error) => return Err(error).context("a job"),
     };
     for _ in 0..actor.random.random_range(0..20) {
@@ -137,6 +142,10 @@ pub(super) fn cancel(actor: &mut Actor, memory: &Memory) -> Result<Went> {
             why: JobError::Failed,
             ..
         }) if actor.world.faulty => Ok(Went::Refused),
+        Err(Error::Job {
+            why: JobError::NoMemory,
+            ..
+        }) if actor.world.starved => Ok(Went::Refused),
         Err(error) => Err(error).context("a job that was cancelled"),
     }
 }

@@ -9,15 +9,16 @@
 //! | `actor` | a thread that uses a space at random |
 //! | `host`, `jobs`, `others` | what it does: by loads, stores and calls; by the device; by the kernel and other processes |
 //! | `bus` | SIGBUS as something that is counted |
-//! | `chaos` | limits, policies, advice, signals, pins; failures and resets |
+//! | `chaos` | limits, policies, advice, signals, pins; failures of the device or of allocations, and resets |
 //!
 //! A run takes 20 seconds, or SECONDS from the environment. It says its seed, and takes another's from SEED: with the same
 //! seed every thread does the same things in the same order, though threads meet otherwise. Ten minutes, without and with failures of the
-//! device:
+//! device, and of allocations:
 //!
 //! ```text
 //! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture'
 //! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M,x-test=on MODARGS=timeout_ms=200 CMD='SECONDS=600 vfetch-test torture-faults'
+//! make vm KERNEL=debug VFS=2 MODULES=brd TIMEOUT=3000 DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture-memory'
 //! ```
 
 mod actor;
@@ -69,6 +70,8 @@ struct World {
     seed: u64,
     /// Whether the device fails, and is reset.
     faulty: bool,
+    /// Whether the module is refused memory.
+    starved: bool,
     memories: Vec<Memory>,
     stop: AtomicBool,
     /// How often each of [`DEEDS`] was done, and was refused because of a failure.
@@ -77,6 +80,11 @@ struct World {
 }
 
 impl World {
+    /// Whether anything may be refused.
+    fn fails(&self) -> bool {
+        self.faulty || self.starved
+    }
+
     /// Random numbers for one of several users.
     fn random(&self, user: u64) -> Pcg64Mcg {
         Pcg64Mcg::seed_from_u64(self.seed.wrapping_add(user.wrapping_mul(0x9e37_79b9)))
@@ -98,7 +106,15 @@ fn seconds() -> Result<u64> {
     Ok(setting("SECONDS")?.unwrap_or(20))
 }
 
-fn run(faulty: bool) -> Result<()> {
+/// What goes wrong beside what user space does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    Device,
+    Memory,
+}
+
+fn run(wrong: Wrong) -> Result<()> {
     let seed = match setting("SEED")? {
         Some(seed) => seed,
         None => u64::from(rand_seed()?),
@@ -115,7 +131,8 @@ fn run(faulty: bool) -> Result<()> {
                 .collect();
             let world = Arc::new(World {
                 seed,
-                faulty,
+                faulty: wrong == Wrong::Device,
+                starved: wrong == Wrong::Memory,
                 memories: memories?,
                 stop: AtomicBool::new(false),
                 done: [const { AtomicU64::new(0) }; DEEDS.len()],
@@ -226,11 +243,15 @@ fn report(world: &World) -> Result<()> {
 }
 
 fn everything_at_once_sees_only_what_was_written() -> Result<()> {
-    run(false)
+    run(Wrong::Nothing)
 }
 
 fn failures_and_resets_give_errors_and_never_wrong_bytes() -> Result<()> {
-    run(true)
+    run(Wrong::Device)
+}
+
+fn without_kernel_memory_there_are_errors_and_never_wrong_bytes() -> Result<()> {
+    run(Wrong::Memory)
 }
 
 /// Runs for as long as it is asked to, and may take a while to end.
@@ -255,6 +276,14 @@ pub(crate) fn groups() -> Vec<Group> {
             tests: &[(
                 "torture::failures_and_resets_give_errors_and_never_wrong_bytes",
                 || bounded(failures_and_resets_give_errors_and_never_wrong_bytes),
+            )],
+        },
+        Group {
+            name: "torture-memory",
+            about: "the same with allocations of the module that fail (VFs, module brd; the debug kernel)",
+            tests: &[(
+                "torture::without_kernel_memory_there_are_errors_and_never_wrong_bytes",
+                || bounded(without_kernel_memory_there_are_errors_and_never_wrong_bytes),
             )],
         },
     ]

@@ -210,7 +210,7 @@ pub(super) fn to_held(actor: &mut Actor, memory: &Memory) -> Result<Went> {
     // SAFETY: The mapping stays longer than the ring; nothing refers to what is there.
     match unsafe { ring.submitter().register_buffers(&[vector]) } {
         Ok(()) => {}
-        Err(_) if actor.world.faulty || actor.has_windows() => {
+        Err(_) if actor.world.fails() || actor.has_windows() => {
             drop(writing);
             return actor.refused(memory, chunk);
         }
@@ -298,7 +298,7 @@ pub(super) fn proc_mem(actor: &mut Actor, memory: &Memory) -> Result<Went> {
                 return Ok(Went::Well);
             }
             Err(error)
-                if actor.world.faulty
+                if actor.world.fails()
                     || actor.has_windows()
                     || errno(&error) == Some(Errno::INTR) => {}
             Err(error) => return Err(error).context("a read of /proc/self/mem"),
@@ -312,7 +312,7 @@ pub(super) fn proc_mem(actor: &mut Actor, memory: &Memory) -> Result<Went> {
                 return Ok(Went::Well);
             }
             Err(error)
-                if actor.world.faulty
+                if actor.world.fails()
                     || actor.has_windows()
                     || errno(&error) == Some(Errno::INTR) => {}
             Err(error) => return Err(error).context("a write of /proc/self/mem"),
