@@ -6,7 +6,7 @@ use kernel::device::{Bound, Core, Device};
 use kernel::pci;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed};
-use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::sync::{new_mutex, Arc, Completion, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic, Msecs};
 
@@ -138,6 +138,9 @@ pub(crate) struct Function {
     device_generation: Atomic<u32>,
     #[pin]
     life: Mutex<Life>,
+    /// The device does not access host memory any more, for good.
+    #[pin]
+    silent: Completion,
 }
 
 /// A range of device memory that is being zeroed.
@@ -230,6 +233,7 @@ impl Function {
                 state: Atomic::new(State::Recovering.number()),
                 device_generation: Atomic::new(device_generation),
                 life <- new_mutex!(Life::default(), "vfetch: life"),
+                silent <- Completion::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -416,7 +420,8 @@ impl Function {
     /// The device forgets what it remembers of `pages` pages of an address space (0: of all) from `page` on. When this returns all accesses
     /// under old entries have been made.
     ///
-    /// A device that does not do it, whatever is tried, is given up: then it accesses nothing.
+    /// A device that does not do it, whatever is tried, is given up: then it accesses nothing. One that is given up or unbound meanwhile cannot
+    /// be asked any more, and its jobs go on for a while: this returns when it is kept from host memory.
     pub(crate) fn invalidate(&self, asid: Asid, page: u64, pages: u64) {
         self.invalidate_raw(asid.raw().into(), page, pages);
     }
@@ -426,8 +431,9 @@ impl Function {
         self.stats.invalidations.count();
         for _ in 0..TRIES {
             match self.order(|| Command::Invalidate { asid, page, pages }) {
-                // There is nobody any more who could use them.
-                Ok(()) | Err(ENODEV) => return,
+                Ok(()) => return,
+                // Whoever says so has begun what ends in [`silence`](Self::silence), which waits for nobody who may be here.
+                Err(ENODEV) => return self.silent.wait_for_completion(),
                 Err(_) => {}
             }
         }
@@ -673,11 +679,17 @@ impl Function {
         for queue in self.queues() {
             queue.give_up();
         }
-        crate::sys::pci::clear_master(device);
+        self.silence(device);
         self.lose_memory();
         for queue in self.queues() {
             queue.abort(Failure::Gone);
         }
+    }
+
+    /// Keeps the device from host memory. Those go on who want it to forget what it remembers of that.
+    fn silence(&self, device: &pci::Device<kernel::device::Bound>) {
+        crate::sys::pci::clear_master(device);
+        self.silent.complete_all();
     }
 
     /// Nobody reaches the function's memory any more: what is there is lost.
@@ -794,8 +806,8 @@ impl Function {
             if !self.look(Self::RESET_MS, done) && crate::sys::pci::reset_locked(device).is_err() {
                 dev_err!(device, "the function cannot be reset\n");
             }
-            crate::sys::pci::clear_master(device);
         }
+        self.silence(device);
         self.lose_memory();
         for queue in self.queues() {
             queue.abort(Failure::Gone);

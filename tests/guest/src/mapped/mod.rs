@@ -18,6 +18,7 @@ mod others;
 mod policies;
 mod thrashing;
 mod trace;
+mod unbound;
 mod waits;
 
 use anyhow::{Context, Result};
@@ -225,6 +226,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 lost::random_use_survives_resets,
                 lost::an_unbound_function_leaves_the_host_its_pages,
                 lost::unbinding_ends_jobs_and_waits,
+                unbound::what_is_discarded_meanwhile_is_not_written_afterwards,
                 lost::what_the_device_remembers_ends_with_its_binding,
                 lost::a_page_that_cannot_be_fetched_is_sigbus_and_stays,
                 lost::a_page_that_cannot_be_sent_stays_with_the_host,
