@@ -14,6 +14,7 @@ use super::space::{bytes_of, region_of, Space};
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::PAGES;
 use crate::sys::abi as hw;
+use crate::sys::pci::BoundGuard;
 
 /// Whether a space is flat. Changed only by who changes the space's size.
 #[pin_data]
@@ -62,7 +63,7 @@ impl Space {
     /// The space, which is empty, gets `count` pages of zeros in neighbouring frames. To be called by who changes its size, before it does.
     ///
     /// ENOSPC there are not so many in one piece; EIO the device does not clear them, or was reset meanwhile; ENOMEM, ENODEV.
-    pub(crate) fn lay_flat(self: &Arc<Self>, count: u32) -> Result {
+    pub(crate) fn lay_flat(self: &Arc<Self>, count: u32, device: &BoundGuard<'_>) -> Result {
         let memory = &self.function.memory;
         let generation = memory.generation();
         let run = memory.take_whole(count)?;
@@ -79,7 +80,7 @@ impl Space {
                 }
             });
         if let Err(error) = laid {
-            self.forget(0..u64::from(placed), false);
+            self.forget(0..u64::from(placed), false, Some(device));
             self.flat.end();
             if placed < count {
                 let rest = FrameRun {

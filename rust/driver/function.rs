@@ -141,6 +141,9 @@ pub(crate) struct Function {
     /// The device does not access host memory any more, for good.
     #[pin]
     silent: Completion,
+    /// Nothing of any space is mapped for the device any more, and nothing will be.
+    #[pin]
+    pub(crate) detached: Completion,
 }
 
 /// A range of device memory that is being zeroed.
@@ -234,6 +237,7 @@ impl Function {
                 device_generation: Atomic::new(device_generation),
                 life <- new_mutex!(Life::default(), "vfetch: life"),
                 silent <- Completion::new(),
+                detached <- Completion::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -820,6 +824,7 @@ impl Function {
         for space in self.spaces.all() {
             space.detach(device);
         }
+        self.detached.complete_all();
         self.spaces.free();
         self.faults.free();
         for queue in self.queues() {

@@ -386,7 +386,7 @@ impl Space {
         if bytes / PAGE > u64::from(hw::VFETCH_AS_MAX_PAGES) {
             return Err(EFBIG);
         }
-        let _device = self.function.enter()?;
+        let device = self.function.enter()?;
         let changing = self.changing.lock();
         if changing.closed {
             return Err(EBADF);
@@ -406,7 +406,7 @@ impl Space {
                 }
                 // What comes later would not be beside it.
                 Backing::Flat if now > 0 && more > 0 => return Err(EINVAL),
-                Backing::Flat if more > 0 => self.lay_flat(more)?,
+                Backing::Flat if more > 0 => self.lay_flat(more, &device)?,
                 _ => {}
             }
             self.bytes.store(bytes, Release);
@@ -422,7 +422,7 @@ impl Space {
                 self.tell_device();
             }
             self.mapping.unmap(bytes / PAGE, (now - bytes) / PAGE);
-            self.forget(bytes / PAGE..now / PAGE, true);
+            self.forget(bytes / PAGE..now / PAGE, true, Some(&device));
             self.advice.cut(bytes / PAGE);
             if was == Backing::Reserved {
                 // CAST: it was a `u32` when it was promised.
@@ -490,19 +490,33 @@ impl Space {
     }
 
     /// Forgets the contents of `pages`. `scrub`: their frames are zeroed at once, as far as the device does it; others are dirty.
-    pub(crate) fn forget(&self, pages: core::ops::Range<u64>, scrub: bool) {
+    ///
+    /// `device` is what the caller keeps bound: it cannot be entered again once unbinding waits for the caller. Without it the device must have been
+    /// [detached](Self::detach).
+    pub(crate) fn forget(
+        &self,
+        pages: core::ops::Range<u64>,
+        scrub: bool,
+        device: Option<&BoundGuard<'_>>,
+    ) {
         let mut next = pages.start / PAGES as u64;
         while let Some(block) = self
             .next_block(next)
             .filter(|block| block.first_page() < pages.end)
         {
             next = block.index + 1;
-            self.forget_in(&block, region_of(&pages, block.index), scrub);
+            self.forget_in(&block, region_of(&pages, block.index), scrub, device);
         }
         self.recount_lost();
     }
 
-    fn forget_in(&self, block: &Arc<Block>, region: Region, scrub: bool) {
+    fn forget_in(
+        &self,
+        block: &Arc<Block>,
+        region: Region,
+        scrub: bool,
+        device: Option<&BoundGuard<'_>>,
+    ) {
         let revocation = loop {
             let mut locked = block.lock();
             let wanted = PageMask::from(region);
@@ -542,7 +556,9 @@ impl Space {
             let removed = self.blocks.remove(block.index as usize);
             let asid = self.forget_leaf(block.index);
             drop(locked);
-            self.detach_block(block, asid);
+            if let (Some(asid), Some(device)) = (asid, device) {
+                self.detach_block(block, asid, device);
+            }
             drop(removed);
         } else {
             drop(locked);
@@ -559,13 +575,11 @@ impl Space {
     }
 
     /// A block is dead, and the device does not find its leaf.
-    fn detach_block(&self, block: &Block, asid: Option<Asid>) {
-        if let (Some(asid), Some(device)) = (asid, self.function.bound.enter()) {
-            // It may be reading the leaf until this has ended.
-            let pages = PAGES as u64;
-            self.function.invalidate(asid, block.first_page(), pages);
-            block.lock().leaf.detach(&&device);
-        }
+    fn detach_block(&self, block: &Block, asid: Asid, device: &BoundGuard<'_>) {
+        // It may be reading the leaf until this has ended.
+        let pages = PAGES as u64;
+        self.function.invalidate(asid, block.first_page(), pages);
+        block.lock().leaf.detach(&device);
     }
 
     /// Forgets the contents of `bytes`. `scrub`: their memory is zeroed at once, and not when it is used again. See `VFETCH_IOC_DISCARD`.
@@ -573,7 +587,7 @@ impl Space {
         if bytes.start % PAGE != 0 || bytes.end % PAGE != 0 {
             return Err(EINVAL);
         }
-        let _device = self.function.enter()?;
+        let device = self.function.enter()?;
         let changing = self.changing.lock();
         if bytes.end > self.bytes() {
             return Err(ERANGE);
@@ -582,7 +596,7 @@ impl Space {
             // Nothing else could have its frames.
             return Err(EOPNOTSUPP);
         }
-        self.forget(bytes.start / PAGE..bytes.end / PAGE, scrub);
+        self.forget(bytes.start / PAGE..bytes.end / PAGE, scrub, Some(&device));
         drop(changing);
         Ok(())
     }
@@ -591,6 +605,10 @@ impl Space {
     pub(crate) fn close(&self) {
         self.function.trace.release(self.id);
         let device = self.function.bound.enter();
+        if device.is_none() {
+            // Whoever unbinds the function detaches the blocks that are in the space: they shall not leave it before.
+            self.function.detached.wait_for_completion();
+        }
         let mut changing = self.changing.lock();
         changing.closed = true;
         self.end_jobs();
@@ -602,7 +620,8 @@ impl Space {
             self.detach(device);
         }
         // All there are, wherever they come from.
-        self.forget(0..u64::from(hw::VFETCH_AS_MAX_PAGES), device.is_some());
+        let all = 0..u64::from(hw::VFETCH_AS_MAX_PAGES);
+        self.forget(all, device.is_some(), device.as_ref());
         self.on_device.clear();
         self.on_host.clear();
         if self.reserved.load(Relaxed) {
