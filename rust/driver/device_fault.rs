@@ -402,6 +402,7 @@ impl Space {
             if locked.is_dead() {
                 continue;
             }
+            self.attach_locked(&mut locked, &block)?;
             let is = |state: Page| locked.of(state).and(faulted);
             let lost = is(Page::Lost);
             let (absent, moving) = (is(Page::None), locked.busy().and(faulted));

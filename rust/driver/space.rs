@@ -12,7 +12,7 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::address_space::Asid;
 use super::advice::Advisor;
-use super::block::{Block, Revocation};
+use super::block::{Block, Locked, Revocation};
 use super::evict::Room;
 use super::flat::Flat;
 use super::function::Function;
@@ -213,7 +213,7 @@ impl Space {
             let asid = self.function.spaces.add(self, self.entry(&table))?;
             *attachment = Some(Attachment { asid, table });
         }
-        // Blocks that come later attach themselves.
+        // Blocks that come later attach themselves, and those that a job asks for before this has come to them are attached then.
         let mut next = 0;
         while let Some(block) = self.next_block(next) {
             next = block.index + 1;
@@ -223,9 +223,15 @@ impl Space {
         attachment.as_ref().map(|one| one.asid).ok_or(ENODEV)
     }
 
-    /// Lets the device know a block, if it knows the space.
+    /// Lets the device know a block, if it knows the space. ENOMEM, ENODEV.
     fn attach_block(&self, block: &Block) -> Result {
-        let mut locked = block.lock();
+        self.attach_locked(&mut block.lock(), block)
+    }
+
+    /// The same of a block that is locked.
+    ///
+    /// Whoever lets the device reach a page sees to it: who made the block may be about to, or may have had no memory for it.
+    pub(crate) fn attach_locked(&self, locked: &mut Locked<'_>, block: &Block) -> Result {
         if locked.is_dead() || locked.leaf.is_attached() {
             return Ok(());
         }
@@ -233,8 +239,12 @@ impl Space {
         if let Some(attachment) = &mut *attachment {
             let device = self.function.bound.enter().ok_or(ENODEV)?;
             let at = locked.leaf.attach(&&device)?;
-            let table = &mut attachment.table;
-            table.set(device.as_ref(), block.index, at)?;
+            let set = attachment.table.set(device.as_ref(), block.index, at);
+            if set.is_err() {
+                // It is to be tried again.
+                locked.leaf.detach(&&device);
+            }
+            set?;
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 //! What is said of pages changes where they are, and never what they hold.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Barrier, thread};
 
-use anyhow::{ensure, Result};
+use anyhow::{anyhow, ensure, Result};
 use libvfetch::{Advice, Place, Residency, Scope, Side, Space};
 
 use rustix::fs::OFlags;
@@ -69,6 +69,36 @@ pub(crate) fn pages_that_are_wanted_on_the_host_are_reached_there() -> Result<()
             let got = mapping.copy(0..pages * PAGE);
             model::equal("at the end", 0, &got, &stamped_bytes(0, pages, 4))?;
             space.discard(bytes(0..pages))?;
+        }
+        Ok(())
+    })
+}
+
+/// Of several who hand in a space's first job one makes all of its blocks known to the device. The others' jobs need not wait for it.
+pub(crate) fn jobs_ask_for_blocks_that_the_device_is_yet_to_know() -> Result<()> {
+    const BLOCKS: usize = 1024;
+    on_pf_and_vf(|function| {
+        for generation in 0..4 {
+            let (space, mapping) = mapped(function, BLOCKS * BLOCK)?;
+            space.advise(bytes(0..BLOCKS * BLOCK), Advice::Prefer(Some(Side::Host)))?;
+            for block in 0..BLOCKS {
+                mapping.set_word(block * BLOCK * PAGE, 1);
+            }
+            // Nobody has had that page, and the device reaches it where it is.
+            let last = (BLOCKS - 1) * BLOCK + 1;
+            let begin = Barrier::new(2);
+            thread::scope(|scope| -> Result<()> {
+                let stamp = || {
+                    begin.wait();
+                    device_stamps(&space, last, 1, generation)
+                };
+                let other = scope.spawn(stamp);
+                stamp()?;
+                other.join().map_err(|_| anyhow!("a panic"))?
+            })?;
+            are("stamped", &space, last..last + 1, REMOTE)?;
+            let got = mapping.copy(last * PAGE..(last + 1) * PAGE);
+            model::equal("by jobs", 0, &got, &stamped_bytes(last, 1, generation))?;
         }
         Ok(())
     })

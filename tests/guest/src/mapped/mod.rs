@@ -146,6 +146,7 @@ pub(crate) fn groups() -> Vec<Group> {
             about: "what is said of pages: where they are wanted, what comes along, what is brought",
             tests: bounded![60:
                 advised::pages_that_are_wanted_on_the_host_are_reached_there,
+                advised::jobs_ask_for_blocks_that_the_device_is_yet_to_know,
                 advised::first_contents_go_where_they_are_wanted,
                 advised::nothing_comes_along_where_it_was_said,
                 advised::pages_that_will_be_needed_are_brought,
