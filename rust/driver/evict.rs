@@ -156,7 +156,7 @@ impl Space {
     /// Takes up to `most` frames if there are any. ENOSPC.
     pub(crate) fn try_frames(&self, most: u32, want: Want) -> Result<Taken> {
         if self.reserved.load(Relaxed) {
-            return self.function.memory.take(most, want);
+            return self.function.memory.take(&self.promise, most, want);
         }
         if self.room.is_over_with(Location::Device, 1)
             || self.function.room.is_over_with(Location::Device, 1)

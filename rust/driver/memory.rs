@@ -5,16 +5,33 @@
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
-use kernel::sync::Mutex;
+use kernel::sync::{LockedBy, Mutex};
 
-use crate::engine::frames::{FrameMap, FrameRun, Taken, Want};
+use crate::engine::frames::{FrameMap, FrameRun, Promise, Taken, Want};
+
+/// Frames that a space is sure of.
+pub(crate) type SpacePromise = LockedBy<Promise, Frames>;
 
 /// What the lock protects.
-struct Frames {
+pub(crate) struct Frames {
     map: FrameMap<KVVec<u64>>,
     /// Pages whose contents are in frames, in this generation.
     pages: u64,
     generation: u32,
+}
+
+impl Frames {
+    /// Does something with the map and a promise of it.
+    fn with<R>(
+        &mut self,
+        promise: &SpacePromise,
+        action: impl FnOnce(&mut FrameMap<KVVec<u64>>, &mut Promise) -> R,
+    ) -> R {
+        let mut promised = *promise.access(self);
+        let result = action(&mut self.map, &mut promised);
+        *promise.access_mut(self) = promised;
+        result
+    }
 }
 
 /// The memory of a function.
@@ -61,23 +78,33 @@ impl Memory {
         (100 - (free * 100 / total).min(100)) as u8
     }
 
-    /// Promises `count` frames. ENOSPC when there are not that many.
-    pub(crate) fn promise(&self, count: u32) -> Result {
-        if self.frames.lock().map.promise(count) {
+    /// A promise of no frames, to a space of this function.
+    pub(crate) fn no_promise(&self) -> SpacePromise {
+        LockedBy::new(&self.frames, Promise::NONE)
+    }
+
+    /// Promises `count` more frames. ENOSPC when there are not that many.
+    pub(crate) fn promise(&self, promise: &SpacePromise, count: u32) -> Result {
+        let frames = &mut *self.frames.lock();
+        if frames.with(promise, |map, promise| map.add_to(promise, count)) {
             Ok(())
         } else {
             Err(ENOSPC)
         }
     }
 
-    /// Gives up a promise of `count` frames.
-    pub(crate) fn unpromise(&self, count: u32) {
-        self.frames.lock().map.unpromise(count);
+    /// Promises `count` frames less. Those of them that the space has are nobody's once they are given back.
+    pub(crate) fn unpromise(&self, promise: &SpacePromise, count: u32) {
+        let frames = &mut *self.frames.lock();
+        frames.with(promise, |map, promise| map.remove_from(promise, count));
     }
 
-    /// Takes up to `most` promised frames. EIO if there are none: a promise was not kept.
-    pub(crate) fn take(&self, most: u32, want: Want) -> Result<Taken> {
-        self.frames.lock().map.take(most, want).ok_or(EIO)
+    /// Takes up to `most` promised frames. EAGAIN if there are none: those for pages that have no frame yet are in the hands
+    /// of others, who are about to give them to the pages.
+    pub(crate) fn take(&self, promise: &SpacePromise, most: u32, want: Want) -> Result<Taken> {
+        let frames = &mut *self.frames.lock();
+        let taken = frames.with(promise, |map, promise| map.take_from(promise, most, want));
+        taken.ok_or(EAGAIN)
     }
 
     /// Takes up to `most` frames that are promised to nobody. ENOSPC if there are none.
@@ -111,10 +138,10 @@ impl Memory {
         self.frames.lock().map.take_whole(count).ok_or(ENOSPC)
     }
 
-    /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do. They are promised
-    /// again at once if they were (`promised`).
-    pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32, promised: bool) {
-        let mut frames = self.frames.lock();
+    /// Gives back frames that hold zeros, or (`!clean`) may not have in `generation`: if all was scrubbed since, they do. Those of `promise` are
+    /// promised again at once.
+    pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32, promise: &SpacePromise) {
+        let frames = &mut *self.frames.lock();
         let given = if clean || frames.generation != generation {
             frames.map.give(run)
         } else {
@@ -122,9 +149,9 @@ impl Memory {
         };
         if given.is_err() {
             kernel::pr_warn_once!("frames given back twice: {:?}\n", run);
-        } else if promised && !frames.map.promise(run.count) {
-            kernel::pr_warn_once!("a promise of {} frames is lost\n", run.count);
+            return;
         }
+        frames.with(promise, |map, promise| map.return_to(promise, run.count));
     }
 
     /// The present generation.

@@ -18,6 +18,7 @@ use super::flat::Flat;
 use super::function::Function;
 use super::job::Jobs;
 use super::lru::Lru;
+use super::memory::SpacePromise;
 use super::page_table::PageTable;
 use super::queue::Events;
 use crate::engine::frames::FrameRun;
@@ -53,8 +54,9 @@ pub(crate) struct Space {
     closed: Atomic<bool>,
     /// Something of it was mapped through the window since all of that was unmapped.
     pub(crate) windowed: Atomic<bool>,
-    /// Whether there is a frame for each of its pages.
+    /// Whether there is a frame for each of its pages, and those frames.
     pub(crate) reserved: Atomic<bool>,
+    pub(crate) promise: SpacePromise,
     /// Whether they are neighbours, and which they are.
     #[pin]
     pub(crate) flat: Flat,
@@ -135,6 +137,7 @@ impl Space {
             crate::sys::memory::total_pages() / 2,
             function.description.mem_bytes / PAGE,
         );
+        let promise = function.memory.no_promise();
         Arc::pin_init(
             try_pin_init!(Self {
                 function,
@@ -146,6 +149,7 @@ impl Space {
                 closed: Atomic::new(false),
                 windowed: Atomic::new(false),
                 reserved: Atomic::new(false),
+                promise,
                 flat <- Flat::new(),
                 trimming <- new_work!("vfetch: trimming a space"),
                 room,
@@ -315,8 +319,8 @@ impl Space {
 
     /// Gives frames back.
     pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32) {
-        let promised = self.reserved.load(Relaxed);
-        self.function.memory.give(run, clean, generation, promised);
+        let memory = &self.function.memory;
+        memory.give(run, clean, generation, &self.promise);
     }
 
     // ---- Taking rights away -----------------------------------------------------------------------
@@ -411,7 +415,7 @@ impl Space {
             let more = u32::try_from((bytes - now) / PAGE).map_err(|_| ENOSPC)?;
             match backing {
                 Backing::Reserved if more > 0 => {
-                    self.function.memory.promise(more)?;
+                    self.function.memory.promise(&self.promise, more)?;
                     self.reserved.store(true, Release);
                 }
                 // What comes later would not be beside it.
@@ -436,9 +440,8 @@ impl Space {
             self.advice.cut(bytes / PAGE);
             if was == Backing::Reserved {
                 // CAST: it was a `u32` when it was promised.
-                self.function
-                    .memory
-                    .unpromise(((now - bytes) / PAGE) as u32);
+                let fewer = ((now - bytes) / PAGE) as u32;
+                self.function.memory.unpromise(&self.promise, fewer);
                 self.reserved.store(bytes > 0, Release);
             }
             self.flat.end();
@@ -622,7 +625,6 @@ impl Space {
         let mut changing = self.changing.lock();
         changing.closed = true;
         self.end_jobs();
-        let pages = self.pages();
         self.bytes.store(0, Release);
         self.closed.store(true, Release);
         // From here on no fault of a job finds the space.
@@ -634,10 +636,8 @@ impl Space {
         self.forget(all, device.is_some(), device.as_ref());
         self.on_device.clear();
         self.on_host.clear();
-        if self.reserved.load(Relaxed) {
-            // CAST: it was a `u32` when it was promised.
-            self.function.memory.unpromise(pages as u32);
-        }
+        // What others have in hand yet is nobody's when they give it back.
+        self.function.memory.unpromise(&self.promise, u32::MAX);
         drop(changing);
         drop(device);
         self.function.closed(self.id);

@@ -5,7 +5,11 @@
 //! A *frame* is 4 KiB of device memory. A free frame holds zeros, or is *dirty*: it may hold what its last user left
 //! there. Who takes it says which it would rather have, and is told which it got.
 
+mod promise;
+
 use core::ops::DerefMut;
+
+pub use promise::Promise;
 
 /// Neighbouring frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
