@@ -277,12 +277,12 @@ impl Space {
                 if caller.copy(&filled, 0, bytes) < bytes {
                     return Err(EFAULT);
                 }
-                if !block.lock().overwrite(page, Place::Host(filled), block) {
-                    return Err(EIO);
+                // Where it is not lost any more another call has overwritten or discarded it since we began: after us, as it were.
+                if block.lock().overwrite(page, Place::Host(filled), block) {
+                    self.recount_lost();
+                    self.used(block, Location::Host);
                 }
                 pipeline.skip(bytes);
-                self.recount_lost();
-                self.used(block, Location::Host);
                 return Ok(bytes);
             }
             Err(error) => return Err(error),
@@ -302,14 +302,19 @@ impl Space {
                 None => Ok(()),
             }
         })();
-        let there = written.is_ok() && {
+        let written = written.and_then(|()| {
             let mut locked = block.lock();
-            locked.generation() == generation
-                && locked.overwrite(page, Place::Frame(run.first), block)
-        };
-        if !there {
+            if locked.generation() == generation {
+                Ok(locked.overwrite(page, Place::Frame(run.first), block))
+            } else {
+                // It is lost again.
+                Err(EIO)
+            }
+        });
+        if written != Ok(true) {
             self.give(run, false, generation);
-            return Err(written.err().unwrap_or(EIO));
+            // As above.
+            return written.map(|_| bytes);
         }
         self.recount_lost();
         self.used(block, Location::Device);
