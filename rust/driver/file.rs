@@ -203,7 +203,10 @@ impl OpenFile for SpaceFile {
                     None
                 };
                 asked.id = self.0.submit(&asked.job, event, mode.nonblocking)?;
-                argument.write(&asked)
+                argument.write(&asked).inspect_err(|_| {
+                    // Nobody can name it.
+                    self.0.take_back_job(asked.id);
+                })
             }
             WAIT => {
                 let mut asked: vfetch_wait = argument.read(size_of::<vfetch_wait>())?;

@@ -251,6 +251,14 @@ impl Space {
         }
     }
 
+    /// Ends a job, and forgets it.
+    pub(crate) fn take_back_job(&self, id: u64) {
+        if let Ok(job) = self.job(id) {
+            self.end_job(&job);
+            self.jobs().lock().all.retain(|other| other.id != id);
+        }
+    }
+
     /// Ends all jobs, for good: when this returns none of them uses the space.
     pub(crate) fn end_jobs(&self) {
         loop {

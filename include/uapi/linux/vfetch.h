@@ -313,7 +313,8 @@ struct vfetch_range {
  *
  * Errors: EINVAL the job is wrong in a way that can be known beforehand; EAGAIN 64 jobs were not waited for,
  * or O_NONBLOCK and the device's queue is full; EBADF no such eventfd; ENOMEM; ENOSPC too many spaces
- * of the function have jobs; EOPNOTSUPP the device computes nothing; EINTR a signal came first.
+ * of the function have jobs; EOPNOTSUPP the device computes nothing; EINTR a signal came first; EFAULT @id cannot be
+ * written, in which case the job was ended and need not be waited for.
  */
 struct vfetch_submit {
 	__u32 flags;

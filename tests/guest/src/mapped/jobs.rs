@@ -27,6 +27,7 @@ use crate::support::{
     machine::{functions, leaves_nothing, open_with, space, vf, PAGE},
     model,
     process::{fork, interrupt_scoped, this_thread},
+    raw,
 };
 
 /// Whose the pages are when a job begins.
@@ -576,6 +577,19 @@ pub(crate) fn a_file_opened_for_reading_has_no_jobs() -> Result<()> {
             let job = space.submit(&Reduce { input: 0, n: 0 }.into());
             fails("SUBMIT", job.map(|job| job.id()), Errno::BADF)?;
         }
+        Ok(())
+    })
+}
+
+pub(crate) fn a_job_whose_name_cannot_be_told_is_none() -> Result<()> {
+    on_pf_and_vf(|function| {
+        let (space, _mapping) = mapped(function, 1)?;
+        // More than a space may have.
+        for _ in 0..70 {
+            fails("SUBMIT", raw::submit_nameless(&space), Errno::FAULT)?;
+        }
+        let check = Reduce { input: 0, n: 1 };
+        space.submit(&check.into())?.wait()?;
         Ok(())
     })
 }

@@ -178,6 +178,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 jobs::the_host_uses_the_space_of_a_running_job,
                 jobs::jobs_of_many_spaces_and_functions_run_at_once,
                 jobs::a_file_opened_for_reading_has_no_jobs,
+                jobs::a_job_whose_name_cannot_be_told_is_none,
             ],
         },
         Group {

@@ -3,6 +3,8 @@
 //! The ioctls as they are, with values that the library would refuse itself.
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use libvfetch::Space;
 use rustix::{
     io::Errno,
@@ -49,9 +51,26 @@ pub(crate) struct Policy {
     pub(crate) rest: [u32; 5],
 }
 
+/// `struct vfetch_submit`, with its job.
+#[repr(C)]
+struct Submit {
+    flags: u32,
+    eventfd: i32,
+    id: u64,
+    kind: u32,
+    job_flags: u32,
+    order: u32,
+    strands: u32,
+    element_ps: u32,
+    reserved: u32,
+    seed: u64,
+    argument: [u64; 12],
+}
+
 const MAGIC: u8 = 0xa8;
 const SET_SIZE: Opcode = opcode::write::<Size>(MAGIC, 2);
 const DISCARD: Opcode = opcode::write::<Range>(MAGIC, 3);
+const SUBMIT: Opcode = opcode::read_write::<Submit>(MAGIC, 4);
 const GET_POLICY: Opcode = opcode::read_write::<Policy>(MAGIC, 9);
 const SET_POLICY: Opcode = opcode::write::<Policy>(MAGIC, 0xa);
 const ADVISE: Opcode = opcode::write::<Advise>(MAGIC, 13);
@@ -116,4 +135,28 @@ pub(crate) fn advise(
     };
     // SAFETY: As in `set_size`.
     unsafe { ioctl(space, Setter::<ADVISE, _>::new(advise)) }
+}
+
+/// `VFETCH_IOC_SUBMIT` of a job that stamps a page for half a second, in memory where its name cannot be written.
+pub(crate) fn submit_nameless(space: &Space) -> Result<(), Errno> {
+    // What does not change is mapped for reading only.
+    static JOB: Submit = Submit {
+        flags: 0,
+        eventfd: 0,
+        id: 0,
+        kind: 11,
+        job_flags: 0,
+        order: 0,
+        strands: 1,
+        element_ps: 1_000_000_000,
+        reserved: 0,
+        seed: 0,
+        argument: [0, 512, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+    let file = space.as_fd().as_raw_fd();
+    // SAFETY: The command carries the structure's size. The driver reads it, and cannot write it.
+    match unsafe { libc::ioctl(file, SUBMIT.into(), &raw const JOB) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
 }
