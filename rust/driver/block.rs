@@ -494,7 +494,7 @@ impl Pages {
                     // The same of processes and the window.
                     revocation.unmap |= self.mapped.intersects(pages);
                 }
-                Action::Free(_) => self.free(pages, false, block),
+                Action::Free(_) => self.free(pages, false, self.generation, block),
                 Action::Wake => block.touch(),
                 // Rights that the host has by the state, and steps of those who began the move.
                 _ => {}
@@ -502,13 +502,14 @@ impl Pages {
         }
         if step.page == Page::Lost {
             // The reset has scrubbed them.
-            self.free(&was_device, true, block);
+            self.free(&was_device, true, self.generation, block);
         }
         revocation
     }
 
-    /// Gives back the memory of `pages`, whose frames hold zeros or not: they are nowhere.
-    fn free(&mut self, pages: &PageMask, clean: bool, block: &Block) {
+    /// Gives back the memory of `pages`, whose frames hold zeros or not: they are nowhere. `generation` is the one in which they were
+    /// last known to have contents there.
+    fn free(&mut self, pages: &PageMask, clean: bool, generation: u32, block: &Block) {
         let memory = &block.space.function.memory;
         let mut left = *pages;
         while let Some(first) = left.first() {
@@ -522,8 +523,8 @@ impl Pages {
                     first,
                     count: region.len() as u32,
                 };
-                memory.count_pages(self.generation, 0, region.len());
-                block.space.give(run, clean, self.generation);
+                memory.count_pages(generation, 0, region.len());
+                block.space.give(run, clean, generation);
             }
             left.remove(region);
         }
@@ -810,7 +811,7 @@ impl Pages {
         let pages = PageMask::from(region);
         // What is freed is where they were.
         let block = &this.block;
-        self.free(&pages, false, block);
+        self.free(&pages, false, this.generation, block);
         for (page, place) in region.pages().zip(places) {
             self.leaf.put(page.get(), place);
         }
@@ -855,7 +856,7 @@ impl Pages {
             }
         }
         if step.page == Page::Lost {
-            self.free(pages, true, &this.block);
+            self.free(pages, true, this.generation, &this.block);
         }
     }
 
@@ -916,8 +917,14 @@ impl Pages {
     }
 
     /// The `pages` that began to be discarded are unmapped everywhere: they have no contents any more. `scrubbed`: their frames hold
-    /// zeros.
-    pub(crate) fn forgotten(&mut self, pages: &PageMask, block: &Block, scrubbed: bool) {
+    /// zeros. `generation` is that of when they began to be.
+    pub(crate) fn forgotten(
+        &mut self,
+        pages: &PageMask,
+        block: &Block,
+        scrubbed: bool,
+        generation: u32,
+    ) {
         let id = TransactionId(0);
         for owner in [Location::Host, Location::Device] {
             let mine = match owner {
@@ -926,7 +933,7 @@ impl Pages {
             };
             if !mine.is_empty() {
                 // Before the step does, which knows nothing of scrubbing.
-                self.free(&mine, scrubbed, block);
+                self.free(&mine, scrubbed, generation, block);
                 let state = Page::Revoking(Purpose::Discard(owner), id);
                 let step = state.on(Event::Revoked { id, held: false });
                 self.take_step(&mine, &step, block);

@@ -530,11 +530,11 @@ impl Space {
         scrub: bool,
         device: Option<&BoundGuard<'_>>,
     ) {
-        let revocation = loop {
+        let (revocation, generation) = loop {
             let mut locked = block.lock();
             let wanted = PageMask::from(region);
             let Some(page) = locked.busy().and(&wanted).first() else {
-                break locked.forget(region, block);
+                break (locked.forget(region, block), locked.generation());
             };
             let moving = locked.move_of(page).cloned();
             let version = block.version();
@@ -561,7 +561,8 @@ impl Space {
             }
         }
         let mut locked = block.lock();
-        locked.forgotten(&revocation.pages, block, scrub && result.is_ok());
+        let scrubbed = scrub && result.is_ok();
+        locked.forgotten(&revocation.pages, block, scrubbed, generation);
         let empty = locked.is_empty() && !locked.is_dead();
         if empty {
             locked.kill(block);
