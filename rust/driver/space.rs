@@ -214,7 +214,10 @@ impl Space {
                 return Ok(attachment.asid);
             }
             let table = PageTable::new(device.as_ref())?;
-            let asid = self.function.spaces.add(self, self.entry(&table))?;
+            let spaces = &self.function.spaces;
+            let asid = spaces.add(self, self.entry(&table))?;
+            // A reset that came in between has not found it there.
+            spaces.changed(asid, self.entry(&table));
             *attachment = Some(Attachment { asid, table });
         }
         // Blocks that come later attach themselves, and those that a job asks for before this has come to them are attached then.
