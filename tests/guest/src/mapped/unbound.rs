@@ -34,9 +34,9 @@ fn contents(pipe: impl Into<std::fs::File>) -> Result<Vec<u8>> {
 /// Host memory that a call gives back while the function is being unbound is not written by jobs, which go on, once the call has returned.
 pub(crate) fn what_is_discarded_meanwhile_is_not_written_afterwards() -> Result<()> {
     /// Blocks that are discarded before the one that is written: until then the function is gone.
-    const BEFORE: usize = 2048;
+    const BEFORE: usize = 1024;
     const FIRST: u64 = (BLOCK * PAGE) as u64;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let function = vf(1)?;
         let (space, mapping) = mapped(&function, (1 + BEFORE) * BLOCK)?;
         let all = space.info()?.space_bytes;
