@@ -10,6 +10,7 @@
 mod io;
 mod life;
 mod mapped;
+mod starved;
 mod support;
 mod tap;
 mod torture;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         io::groups(),
         life::groups(),
         mapped::groups(),
+        starved::groups(),
         torture::groups(),
     ]
     .concat();

@@ -5,7 +5,11 @@
 //!
 //! What the kernel does for the module in such a call (mapping a page, pinning one, mapping it for DMA) fails, too.
 
-use std::{fmt::Display, fs, path::Path};
+use std::{
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{ensure, Context, Result};
 use rustix::io::Errno;
@@ -98,6 +102,17 @@ impl Starvation {
             Ok(MOST - text.trim().parse::<u64>()?)
         };
         Ok([failed(SLAB)?, failed(PAGES)?])
+    }
+
+    /// Lets the `nth` (from 1) allocation or copy fail that this thread causes in `call`. Says whether there was one.
+    pub(crate) fn nth<T>(&self, nth: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
+        let path = PathBuf::from("/proc/thread-self/fail-nth");
+        fs::write(&path, nth.to_string()).context("fail-nth")?;
+        let result = call();
+        // What is left of the count.
+        let left: u32 = fs::read_to_string(&path)?.trim().parse()?;
+        fs::write(&path, "0")?;
+        Ok((result, left == 0))
     }
 }
 
