@@ -230,7 +230,8 @@ impl Block {
         self.gone.load(Acquire)
     }
 
-    /// The number of changes so far: see [`wait`](Self::wait). To be read with the lock held.
+    /// The number of changes so far: see [`wait`](Self::wait). To be read with the lock held; and before anything is looked at that changes
+    /// without it.
     pub(crate) fn version(&self) -> u32 {
         self.version.load(Acquire)
     }
@@ -280,6 +281,8 @@ impl Block {
         loop {
             let version = {
                 let mut pages = self.pages.lock();
+                // Before the holds are looked at: the last one may end between these, which changes the version without the lock.
+                let version = self.version();
                 if self.is_quiet() || pages.epoch.wrapping_sub(first) >= 2 {
                     return;
                 }
@@ -289,7 +292,7 @@ impl Block {
                     self.touch();
                     continue;
                 }
-                self.version()
+                version
             };
             // It is the number of holds that matters; the version changes with the last of them.
             self.wait(version, Signals::None);
@@ -425,6 +428,28 @@ impl Pages {
     /// Pages that processes may have mapped.
     pub(crate) fn mapped(&self) -> &PageMask {
         &self.mapped
+    }
+
+    /// Processes have `pages` not mapped any more.
+    pub(crate) fn unmapped(&mut self, pages: &PageMask) {
+        self.mapped = self.mapped.minus(pages);
+    }
+
+    /// Those of `pages`, which no process has mapped, that were used through mappings since this was last asked.
+    pub(crate) fn take_used(&self, pages: &PageMask) -> PageMask {
+        let used = |page: &PageIndex| self.host_page(*page).is_some_and(|page| page.take_used());
+        pages.iter().filter(used).collect()
+    }
+
+    /// Those of `pages` that the device has used since this was last asked. It says so again only of those that are invalidated after this.
+    pub(crate) fn take_marked(&mut self, pages: &PageMask) -> PageMask {
+        let mut marked = *PageMask::EMPTY.words();
+        for (group, (marked, pages)) in marked.iter_mut().zip(pages.words()).enumerate() {
+            if *pages != 0 {
+                *marked = self.leaf.take_accessed(group, *pages);
+            }
+        }
+        PageMask::from_words(marked)
     }
 
     /// Whether no page has contents, or is about to.

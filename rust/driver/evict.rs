@@ -17,7 +17,7 @@ use super::space::Space;
 use crate::engine::frames::{FrameRun, Taken, Want};
 use crate::engine::mask::{PageIndex, PageMask, PAGES};
 use crate::engine::owner::Page;
-use crate::engine::prefetch::Location;
+use crate::engine::prefetch::{Location, Outcome};
 use crate::sys::abi as hw;
 use crate::sys::pci::BoundHold;
 
@@ -57,6 +57,11 @@ impl Room {
             .load(Relaxed)
             .saturating_add(self.device.load(Relaxed));
         used.saturating_add(pages) <= most
+    }
+
+    /// Pages that a side may hold beyond those that it holds.
+    fn left(&self, side: Location) -> u64 {
+        self.limit(side).saturating_sub(self.used(side))
     }
 
     /// Pages that there may be on a side.
@@ -158,9 +163,11 @@ impl Space {
         if self.reserved.load(Relaxed) {
             return self.function.memory.take(&self.promise, most, want);
         }
-        if self.room.is_over_with(Location::Device, 1)
-            || self.function.room.is_over_with(Location::Device, 1)
-        {
+        let left = self.room.left(Location::Device);
+        let left = left.min(self.function.room.left(Location::Device));
+        // CAST: at most `most`.
+        let most = left.min(u64::from(most)) as u32;
+        if most == 0 {
             return Err(ENOSPC);
         }
         self.function.memory.take_free(most, want)
@@ -258,16 +265,19 @@ impl Space {
     /// Sends the least recently used block other than `keep`, last used before `limit`, away from a side, and waits until it has gone. ENOSPC when
     /// there is none; EAGAIN when it did not go.
     pub(crate) fn evict(&self, from: Location, keep: Option<&Block>, limit: u64) -> Result {
-        /// Blocks that may turn out to have nothing that can go.
+        /// Blocks that may turn out to have nothing that can go, or to be in use.
         const TRIES: usize = 16;
+        /// Those of them that may be in use.
+        const CHANCES: usize = 8;
         let mut kept = None;
+        let mut chances = CHANCES;
         let mut result = Err(ENOSPC);
         for _ in 0..TRIES {
             let taken = match from {
                 Location::Device => self.on_device.take(limit),
                 Location::Host => self.on_host.take(limit),
             };
-            let Some(block) = taken else {
+            let Some((block, watched)) = taken else {
                 break;
             };
             if keep.is_some_and(|keep| core::ptr::eq(&*block, keep)) {
@@ -275,6 +285,11 @@ impl Space {
                 continue;
             }
             if block.is_gone() {
+                continue;
+            }
+            if watched && chances > 0 && self.take_use(&block, from) {
+                chances -= 1;
+                self.used(&block, from);
                 continue;
             }
             match self.evict_block(&block, from) {
@@ -303,7 +318,53 @@ impl Space {
         if let Some(block) = kept {
             self.used(&block, from);
         }
+        // Until the next time.
+        self.watch_next(from);
         result
+    }
+
+    /// Begins to watch the blocks whose turn to go is near.
+    fn watch_next(&self, side: Location) {
+        /// Most of them are watched already.
+        const MOST: usize = 8;
+        for _ in 0..MOST {
+            let now = self.function.tick();
+            let next = match side {
+                Location::Device => self.on_device.next_to_watch(now),
+                Location::Host => self.on_host.next_to_watch(now),
+            };
+            match next {
+                Some(block) => {
+                    self.take_use(&block, side);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Whether a block was used on a side since this was last asked: the device's marks say so, or the processor's in page tables of
+    /// processes, which lose it by that and fault once to have it mapped again.
+    fn take_use(&self, block: &Block, side: Location) -> bool {
+        let mut locked = block.lock();
+        let used = match side {
+            Location::Device => {
+                let pages = locked.device().minus(locked.busy());
+                locked.take_marked(&pages)
+            }
+            Location::Host => {
+                let pages = locked.mapped().and(locked.host()).minus(locked.busy());
+                self.unmap(block, &pages);
+                locked.unmapped(&pages);
+                locked.take_used(&pages)
+            }
+        };
+        self.feedback(&mut locked, Outcome::Used, &used);
+        drop(locked);
+        if side == Location::Device {
+            // A page that the device remembers is not marked again.
+            self.invalidate(block, &used);
+        }
+        !used.is_empty()
     }
 
     /// Sends what can go of a block away. Returns whether anything went.

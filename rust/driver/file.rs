@@ -228,6 +228,7 @@ impl OpenFile for SpaceFile {
                 argument.write(&self.0.limits(asked.scope)?)
             }
             SET_LIMITS => {
+                permitted(mode.write)?;
                 let asked: vfetch_limits = argument.read(size_of::<vfetch_limits>())?;
                 must_be_zero(&[asked.flags])?;
                 argument.write(&self.0.set_limits(&asked)?)
@@ -238,6 +239,7 @@ impl OpenFile for SpaceFile {
                 argument.write(&self.0.policy())
             }
             SET_POLICY => {
+                permitted(mode.write)?;
                 let asked: vfetch_policy = argument.read(size_of::<vfetch_policy>())?;
                 must_be_zero(&[asked.flags])?;
                 self.0.set_policy(&asked)

@@ -204,12 +204,18 @@ impl Space {
                     let memory = caller.take(device, limits)?;
                     let bytes = memory.bytes();
                     pipeline.start(memory, addr, generation, hold, nonblocking)?;
+                    if let Some(block) = &block {
+                        self.used(block, Location::Device);
+                    }
                     (bytes, bytes)
                 }
                 Piece::Host { page, bytes, _hold } => {
                     // CAST: less than a page.
                     let copied = caller.copy(&page, (at % PAGE) as usize, bytes);
                     pipeline.skip(copied);
+                    if let Some(block) = &block {
+                        self.used(block, Location::Host);
+                    }
                     (copied, bytes)
                 }
                 Piece::Fresh { pages } => {
@@ -279,7 +285,7 @@ impl Space {
                 }
                 // Where it is not lost any more another call has overwritten or discarded it since we began: after us, as it were.
                 if block.lock().overwrite(page, Place::Host(filled), block) {
-                    self.recount_lost();
+                    self.lost_ended(1);
                     self.used(block, Location::Host);
                 }
                 pipeline.skip(bytes);
@@ -316,7 +322,7 @@ impl Space {
             // As above.
             return written.map(|_| bytes);
         }
-        self.recount_lost();
+        self.lost_ended(1);
         self.used(block, Location::Device);
         Ok(bytes)
     }

@@ -3,7 +3,11 @@
 //! Which block of a space was used least recently.
 //!
 //! Blocks are sorted by when they were last used as of when they were put in; that one was used since is found out when its turn
-//! comes, and it is put where it belongs. So a use costs no lock.
+//! comes, and it is put about where it belongs. So a use costs no lock.
+//!
+//! Not every use is told: processes and the device use what they have mapped without a fault. So the blocks that are next are looked
+//! at ([`Lru::next_to_watch`]), some time before their turn: what was used in between has another turn. How that is seen is the
+//! caller's business.
 
 use kernel::list::{List, ListArc};
 use kernel::prelude::*;
@@ -18,6 +22,8 @@ pub(crate) struct Age {
     used: Atomic<u64>,
     /// The same, as of when it was put in; 0: it is not.
     sorted: Atomic<u64>,
+    /// Since when it is watched, so that uses that are not told are seen; 0: it is not.
+    watched: Atomic<u64>,
 }
 
 impl Age {
@@ -26,6 +32,7 @@ impl Age {
         Self {
             used: Atomic::new(0),
             sorted: Atomic::new(0),
+            watched: Atomic::new(0),
         }
     }
 }
@@ -85,10 +92,25 @@ where
         }
     }
 
-    /// Takes the block out that was used least recently, if that was before `limit`.
-    pub(crate) fn take(&self, limit: u64) -> Option<Arc<Block>> {
-        /// Blocks that may be found used since.
-        const PATIENCE: usize = 4096;
+    /// A block whose turn is near and that is not watched yet; from `now` on it is.
+    pub(crate) fn next_to_watch(&self, now: u64) -> Option<Arc<Block>> {
+        /// Blocks that are near.
+        const NEAR: usize = 8;
+        let list = self.list.lock();
+        let block = list
+            .iter()
+            .take(NEAR)
+            .find(|block| block.age().watched.load(Relaxed) == 0)?;
+        block.age().watched.store(now, Relaxed);
+        Some(block.into())
+    }
+
+    /// Takes the block out that was used least recently, if that was before `limit`. Says whether it was watched.
+    pub(crate) fn take(&self, limit: u64) -> Option<(Arc<Block>, bool)> {
+        /// Blocks that may be found used since; each such use is paid for once.
+        const PATIENCE: usize = 512;
+        /// Places that a block is moved forward to where it belongs: beyond that it stays behind those that it belongs before.
+        const STEPS: usize = 8;
         let mut list = self.list.lock();
         for _ in 0..PATIENCE {
             let item = list.pop_front()?;
@@ -100,22 +122,32 @@ where
                 return None;
             }
             if used <= age.sorted.load(Relaxed) {
-                age.sorted.store(0, Relaxed);
-                return Some(item.into_arc());
+                return Some(taken(item));
             }
-            age.sorted.store(used, Relaxed);
+            if used > age.watched.load(Relaxed) {
+                // That it was used since is known: its turn is far again.
+                age.watched.store(0, Relaxed);
+            }
             let mut cursor = list.cursor_back();
-            while let Some(before) = cursor.peek_prev() {
-                if before.age().sorted.load(Relaxed) <= used {
+            let mut sorted = used;
+            for step in 0..=STEPS {
+                let Some(before) = cursor.peek_prev() else {
+                    break;
+                };
+                let sorted_before = before.age().sorted.load(Relaxed);
+                if sorted_before <= used {
+                    break;
+                }
+                if step == STEPS {
+                    sorted = sorted_before;
                     break;
                 }
                 cursor.move_prev();
             }
+            age.sorted.store(sorted, Relaxed);
             cursor.insert(item);
         }
-        let item = list.pop_front()?;
-        item.age().sorted.store(0, Relaxed);
-        Some(item.into_arc())
+        list.pop_front().map(taken)
     }
 
     /// When the first of them was last used, as far as that is known.
@@ -129,4 +161,16 @@ where
     pub(crate) fn clear(&self) {
         while self.take(u64::MAX).is_some() {}
     }
+}
+
+/// A block that is on no list any more, and whether it was watched.
+fn taken<const ID: u64>(item: ListArc<Block, ID>) -> (Arc<Block>, bool)
+where
+    Block: Listed<ID>,
+{
+    let age = item.age();
+    age.sorted.store(0, Relaxed);
+    let watched = age.watched.load(Relaxed) > 0;
+    age.watched.store(0, Relaxed);
+    (item.into_arc(), watched)
 }

@@ -31,6 +31,9 @@ use crate::sys::pci::BoundGuard;
 use crate::sys::table::Table;
 use crate::sys::wait::Signals;
 
+/// Lost pages are being counted.
+const COUNTING: u64 = u64::MAX;
+
 pub(crate) const PAGE: u64 = hw::VFETCH_PAGE_BYTES as u64;
 
 const _: () = assert!(hw::VFETCH_BLOCK_BYTES as u64 == PAGE * PAGES as u64);
@@ -290,15 +293,14 @@ impl Space {
         Some(block)
     }
 
-    /// Its pages that are lost.
+    /// Its pages that are lost. They are counted once for each reset of the device; after that those that end are.
     pub(crate) fn lost_pages(&self) -> u64 {
         let generation = self.function.memory.generation();
         let mut counted = self.lost.lock();
         match *counted {
-            Some((lost, then)) if then == generation => return lost,
-            _ => *counted = Some((0, generation)),
+            Some((lost, then)) if then == generation && lost != COUNTING => return lost,
+            _ => *counted = Some((COUNTING, generation)),
         }
-        // Whoever changes it meanwhile says so, and it is counted again.
         drop(counted);
         let mut lost = 0;
         let mut next = 0;
@@ -307,15 +309,21 @@ impl Space {
             next = block.index + 1;
         }
         let mut counted = self.lost.lock();
-        if matches!(*counted, Some((_, then)) if then == generation) {
+        // Unless some have ended, or another reset has come, meanwhile.
+        if *counted == Some((COUNTING, generation)) {
             *counted = Some((lost, generation));
         }
         lost
     }
 
-    /// The number of lost pages has changed, other than by a reset.
-    pub(crate) fn recount_lost(&self) {
-        *self.lost.lock() = None;
+    /// `pages` were lost, and are not any more, other than by a reset.
+    pub(crate) fn lost_ended(&self, pages: usize) {
+        if pages > 0 {
+            let mut counted = self.lost.lock();
+            *counted = counted
+                .filter(|(lost, _)| *lost != COUNTING)
+                .map(|(lost, then)| (lost.saturating_sub(pages as u64), then));
+        }
     }
 
     // ---- Frames ---------------------------------------------------------------------------------
@@ -356,12 +364,7 @@ impl Space {
     fn learn_used(&self, block: &Block, revocation: &Revocation) {
         let mut locked = block.lock();
         let pages = revocation.pages.and(locked.host());
-        let mut used = PageMask::EMPTY;
-        for page in pages.iter() {
-            if locked.host_page(page).is_some_and(|page| page.take_used()) {
-                used.add(page);
-            }
-        }
+        let used = locked.take_used(&pages);
         self.feedback(&mut locked, Outcome::Used, &used);
         // All that go: of those that were used it is known by now.
         self.feedback(&mut locked, revocation.gone(), &pages);
@@ -371,12 +374,7 @@ impl Space {
     fn learn_used_by_device(&self, block: &Block, revocation: &Revocation) {
         let mut locked = block.lock();
         let pages = revocation.pages.and(locked.device());
-        let mut used = PageMask::EMPTY;
-        for page in pages.iter() {
-            if locked.leaf.take_marks(page.get()) & hw::VFETCH_MARK_ACCESSED != 0 {
-                used.add(page);
-            }
-        }
+        let used = locked.take_marked(&pages);
         self.feedback(&mut locked, Outcome::Used, &used);
         // All that go: of those that were used it is known by now.
         self.feedback(&mut locked, revocation.gone(), &pages);
@@ -523,7 +521,6 @@ impl Space {
             next = block.index + 1;
             self.forget_in(&block, region_of(&pages, block.index), scrub, device);
         }
-        self.recount_lost();
     }
 
     fn forget_in(
@@ -533,11 +530,14 @@ impl Space {
         scrub: bool,
         device: Option<&BoundGuard<'_>>,
     ) {
-        let (revocation, generation) = loop {
+        let (revocation, lost, generation) = loop {
             let mut locked = block.lock();
             let wanted = PageMask::from(region);
             let Some(page) = locked.busy().and(&wanted).first() else {
-                break (locked.forget(region, block), locked.generation());
+                let lost = locked.lost().count();
+                let revocation = locked.forget(region, block);
+                let ended = lost.saturating_sub(locked.lost().count());
+                break (revocation, ended, locked.generation());
             };
             let moving = locked.move_of(page).cloned();
             let version = block.version();
@@ -546,6 +546,7 @@ impl Space {
                 block.wait(version, Signals::None);
             }
         };
+        self.lost_ended(lost);
         self.revoke(block, &revocation);
         let mut result = Ok(());
         if scrub {

@@ -330,26 +330,43 @@ impl Leaf {
         }
     }
 
-    /// What the device has said of a page since it was last asked: `VFETCH_MARK_*`. It says it again only after its entry was invalidated.
-    pub(crate) fn take_marks(&mut self, page: usize) -> u32 {
+    /// Which of `pages`, one bit for each of the 64 pages of `group`, the device has used since it was last asked. It says so again only after
+    /// its entry was invalidated.
+    pub(crate) fn take_accessed(&mut self, group: usize, pages: u64) -> u64 {
+        const GROUP: usize = u64::BITS as usize;
         let (Some((device, address)), Some(marks)) = (&self.attached, &mut self.marks) else {
             return 0;
         };
-        let Some(mark) = marks.0.get_mut(page) else {
+        let first = group.saturating_mul(GROUP);
+        let Some(marks) = marks.0.get_mut(first..first.saturating_add(GROUP)) else {
             return 0;
         };
-        let at = address.marks.saturating_add(page as u64);
-        let mark = core::ptr::from_mut(mark);
-        // SAFETY: By the invariants it is mapped like this. The device may be writing the byte, of which any value is valid.
-        unsafe {
-            shim::vfetch_dma_sync_for_cpu(as_raw(device), at, 1);
-            let value = mark.read_volatile();
-            if value != 0 {
-                mark.write_volatile(0);
-                shim::vfetch_dma_sync_for_device(as_raw(device), at, 1);
+        let at = address.marks.saturating_add(first as u64);
+        let device = as_raw(device);
+        let mut accessed = 0;
+        // SAFETY: By the invariants they are mapped like this.
+        unsafe { shim::vfetch_dma_sync_for_cpu(device, at, GROUP) };
+        let mut left = pages;
+        while left != 0 {
+            // CAST: below 64.
+            let page = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let Some(mark) = marks.get_mut(page).map(core::ptr::from_mut) else {
+                break;
+            };
+            // SAFETY: As above. The device may be writing the byte, of which any value is valid.
+            let value = unsafe { mark.read_volatile() };
+            if value == 0 {
+                continue;
             }
-            u32::from(value)
+            // SAFETY: Likewise.
+            unsafe {
+                mark.write_volatile(0);
+                shim::vfetch_dma_sync_for_device(device, at.saturating_add(page as u64), 1);
+            }
+            accessed |= u64::from(u32::from(value) & hw::VFETCH_MARK_ACCESSED != 0) << page;
         }
+        accessed
     }
 }
 

@@ -79,7 +79,7 @@
  *   EINVAL   unknown flag, reserved field not 0, or a structure too short to hold the required fields
  *   E2BIG    unknown part of a longer structure is not 0
  *   EFAULT   the structure is not readable or writable
- *   EBADF    the file is not open for writing (SET_SIZE, DISCARD), not for reading (TRACE_START), or not for both (SUBMIT)
+ *   EBADF    the file is not open for writing (SET_SIZE, DISCARD, SET_LIMITS, SET_POLICY), not for reading (TRACE_START), or not for both (SUBMIT)
  *   ENODEV   the device is gone (GET_INFO and GET_STATS still answer)
  */
 #ifndef _UAPI_LINUX_VFETCH_H

@@ -7,13 +7,13 @@ use std::{fs, thread};
 use anyhow::{anyhow, ensure, Context, Result};
 use libvfetch::{stamped, Function, JobError, Place, Reduce, Scope, Space, Stamp, Task};
 use rand::Rng;
-use rustix::process::Signal;
+use rustix::{fs::OFlags, process::Signal};
 
 use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, WORDS};
 use crate::support::{
     errno::{fails, same, Errno},
     limit,
-    machine::PAGE,
+    machine::{open_with, PAGE},
     model,
     process::signal_of,
 };
@@ -280,7 +280,23 @@ pub(crate) fn limits_that_cannot_be_are_refused() -> Result<()> {
             let after = space.limits(scope)?;
             same("the limits", after, before)?;
         }
-        Ok(())
+        // Who may only read changes nothing for others.
+        let file = open_with(function, true, false, OFlags::empty())?;
+        let reader = Space::from_file(file, "the node")?;
+        for scope in [Scope::Space, Scope::Function] {
+            let limits = reader.limits(scope)?;
+            let set = reader.set_limits(scope, limits.host_bytes, limits.device_bytes);
+            fails(
+                "limits of a file that is open for reading",
+                set,
+                Errno::BADF,
+            )?;
+        }
+        fails(
+            "a policy of a file that is open for reading",
+            reader.set_policy(reader.policy()?),
+            Errno::BADF,
+        )
     })
 }
 

@@ -16,6 +16,7 @@ mod mapping;
 mod orders;
 mod others;
 mod policies;
+mod recency;
 mod thrashing;
 mod trace;
 mod unbound;
@@ -135,6 +136,9 @@ pub(crate) fn groups() -> Vec<Group> {
                 evicted::threads_and_jobs_under_pressure_see_only_what_was_written,
                 evicted::spaces_share_the_limits_of_their_function,
                 evicted::pages_go_to_the_device_when_the_machine_needs_memory,
+                recency::what_jobs_use_stays_on_the_device,
+                recency::what_is_read_stays_on_the_device,
+                recency::what_processes_use_stays_on_the_host,
                 evicted::limits_that_cannot_be_are_refused,
                 evicted::residency_tells_where_pages_are,
                 policies::policies_that_cannot_be_are_refused,
