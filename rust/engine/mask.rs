@@ -9,28 +9,50 @@ pub use super::page::{PageIndex, Region, PAGES};
 pub(super) const WORDS: usize = PAGES / 64;
 
 /// A set of pages of a block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+///
+/// The kernel is compiled without a processor's instruction that counts bits, so that a count costs about 20 instructions a word:
+/// words without pages are left out wherever there can be many of them.
+#[derive(Clone, Copy, Eq, Debug, Default)]
 pub struct PageMask([u64; WORDS]);
 
-/// The words that pages of `region` are in.
-fn words_of(region: Region) -> core::ops::Range<usize> {
-    if region.is_empty() {
-        0..0
-    } else {
-        region.first() / 64..(region.outer() - 1) / 64 + 1
+/// The words that pages of `region` are in, and their bits there.
+fn words_of(region: Region) -> impl Iterator<Item = (usize, u64)> {
+    let (mut at, outer) = (region.first(), region.outer());
+    core::iter::from_fn(move || {
+        if at >= outer {
+            return None;
+        }
+        let (index, low) = (at / 64, at % 64);
+        let bits = u64::MAX << low;
+        at = (index + 1) * 64;
+        // It ends in this word.
+        let bits = if outer < at {
+            bits & !(u64::MAX << (outer % 64))
+        } else {
+            bits
+        };
+        Some((index, bits))
+    })
+}
+
+impl PartialEq for PageMask {
+    fn eq(&self, other: &Self) -> bool {
+        // Comparing arrays would call memcmp().
+        let words = self.0.iter().zip(&other.0);
+        words.fold(0, |all, (a, b)| all | (a ^ b)) == 0
     }
 }
 
 impl From<Region> for PageMask {
     fn from(region: Region) -> Self {
         // By far the most frequent one.
-        if region == Region::BLOCK {
+        if region.len() == PAGES {
             return Self::ALL;
         }
         let mut words = [0; WORDS];
-        for index in words_of(region) {
+        for (index, bits) in words_of(region) {
             if let Some(word) = words.get_mut(index) {
-                *word = region.bits(index);
+                *word = bits;
             }
         }
         Self(words)
@@ -102,9 +124,9 @@ impl PageMask {
     /// Adds the pages of `region`; returns how many were not in the set.
     pub fn insert(&mut self, region: Region) -> usize {
         let mut count = 0;
-        for index in words_of(region) {
+        for (index, bits) in words_of(region) {
             if let Some(word) = self.0.get_mut(index) {
-                let added = region.bits(index) & !*word;
+                let added = bits & !*word;
                 *word |= added;
                 count += added.count_ones() as usize;
             }
@@ -115,9 +137,9 @@ impl PageMask {
     /// Removes the pages of `region`; returns how many were in the set.
     pub fn remove(&mut self, region: Region) -> usize {
         let mut count = 0;
-        for index in words_of(region) {
+        for (index, bits) in words_of(region) {
             if let Some(word) = self.0.get_mut(index) {
-                let removed = region.bits(index) & *word;
+                let removed = bits & *word;
                 *word &= !removed;
                 count += removed.count_ones() as usize;
             }
@@ -128,7 +150,8 @@ impl PageMask {
     /// Number of pages in the set.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+        let with = self.0.iter().filter(|word| **word != 0);
+        with.map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether no page is in the set.
@@ -185,9 +208,9 @@ impl PageMask {
     #[must_use]
     pub fn count_in(&self, region: Region) -> usize {
         let mut count = 0;
-        for index in words_of(region) {
+        for (index, bits) in words_of(region) {
             if let Some(word) = self.0.get(index) {
-                count += (word & region.bits(index)).count_ones() as usize;
+                count += (word & bits).count_ones() as usize;
             }
         }
         count
@@ -259,7 +282,7 @@ impl PageMask {
     /// The first page of the set.
     #[must_use]
     pub fn first(&self) -> Option<PageIndex> {
-        PageIndex::new(self.next(0, PAGES, true))
+        self.iter().next()
     }
 
     /// The last page of the set that is before page `outer`.
@@ -276,11 +299,16 @@ impl PageMask {
 
     /// The pages of the set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
-        let mut at = 0;
+        let mut words = self.0.iter().enumerate();
+        let (mut base, mut left) = (0, 0_u64);
         core::iter::from_fn(move || {
-            let page = PageIndex::new(self.next(at, PAGES, true))?;
-            at = page.get() + 1;
-            Some(page)
+            while left == 0 {
+                let (index, word) = words.next()?;
+                (base, left) = (index * 64, *word);
+            }
+            let page = PageIndex::new(base + left.trailing_zeros() as usize);
+            left &= left - 1;
+            page
         })
     }
 
@@ -295,17 +323,15 @@ impl PageMask {
     /// The first page at or after `page`, and before `outer`, that is (`within`) or is not in the set;
     /// `outer` if there is none.
     fn next(&self, page: usize, outer: usize, within: bool) -> usize {
-        let mut at = page;
-        while at < outer {
-            let Some(word) = self.0.get(at / 64) else {
-                return outer;
-            };
-            let word = if within { *word } else { !*word } & ones_from(at, at / 64);
+        let flip = if within { 0 } else { u64::MAX };
+        let mut left = u64::MAX << (page % 64);
+        for index in page / 64..outer.div_ceil(64) {
+            let word = (self.0.get(index).copied().unwrap_or(0) ^ flip) & left;
             if word != 0 {
-                let found = (at / 64) * 64 + word.trailing_zeros() as usize;
+                let found = index * 64 + word.trailing_zeros() as usize;
                 return found.min(outer);
             }
-            at = (at / 64 + 1) * 64;
+            left = u64::MAX;
         }
         outer
     }

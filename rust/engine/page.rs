@@ -178,11 +178,6 @@ impl Region {
     pub fn pages(self) -> impl DoubleEndedIterator<Item = PageIndex> {
         (self.first..self.outer).map(PageIndex)
     }
-
-    /// Its bits of word `word` of a mask.
-    pub(super) const fn bits(self, word: usize) -> u64 {
-        ones_from(self.first(), word) & !ones_from(self.outer(), word)
-    }
 }
 
 /// The bits of word `word`, below 8, that stand for pages from `page` on.
