@@ -37,13 +37,16 @@ impl Advisor {
         })
     }
 
-    /// What was said of the pages of block `index`.
+    /// What was said of the pages of block `index`; `None` where nothing was said of any page, as in most spaces.
+    pub(crate) fn said_of_block(&self, index: u64) -> Option<BlockAdvice> {
+        self.any
+            .load(Acquire)
+            .then(|| self.said.lock().of_block(index))
+    }
+
+    /// The same where that makes no difference.
     pub(crate) fn of_block(&self, index: u64) -> BlockAdvice {
-        if self.any.load(Acquire) {
-            self.said.lock().of_block(index)
-        } else {
-            BlockAdvice::NONE
-        }
+        self.said_of_block(index).unwrap_or(BlockAdvice::NONE)
     }
 
     /// Changes what was said of `pages`. ENOSPC when too much was said already; ENOMEM.

@@ -7,13 +7,15 @@ use core::ops::Range;
 use kernel::sync::Arc;
 
 use super::block::{Block, Locked};
-use super::function::{Function, State};
+use super::function::{Function, Prefetcher, State};
 use super::migrate::{Effort, Move};
 use super::space::{region_of, Space};
 use super::trace::{place, words};
+use crate::engine::advice::BlockAdvice;
 use crate::engine::mask::{PageMask, PAGES};
+use crate::engine::policy::Kind;
 use crate::engine::prefetch::{
-    self, Ahead, Batch, BlockId, FunctionId, Hint, Location, Outcome, Reason,
+    self, Ahead, Batch, BlockId, BlockState, FunctionId, Hint, Location, Outcome, Reason,
 };
 use crate::engine::tree::Bounds;
 use crate::sys::abi as hw;
@@ -61,7 +63,7 @@ impl Space {
             destination: Some(destination),
             preferred: None,
             now_ns: now_ns(),
-            random: crate::sys::time::random(),
+            random: 0,
             pressure: match destination {
                 Location::Host => 0,
                 Location::Device => function.memory.used_percent(),
@@ -76,60 +78,36 @@ impl Space {
                 .wrapping_add(stats.to_device_bytes.get()),
             link_backlog_ns: function.backlog_ns(),
         };
-        let advice = self.advice.of_block(block.index);
+        let advice = self.advice.said_of_block(block.index);
         let mut prefetcher = function.prefetcher.lock();
         let prefetcher = &mut **prefetcher;
-        // Pages of which the same was said are decided together, and apart from others.
-        let mut all = Hint {
-            pages: PageMask::EMPTY,
-            ahead: None,
-            gentle: false,
-            reason: Reason::Disabled,
-        };
-        let mut left = *faulted;
-        while let Some(page) = left.first() {
-            let region = advice.around(page);
-            left.remove(region);
-            let said = advice.of(page);
-            if said.no_prefetch {
-                continue;
-            }
-            batch.bounds = bounds.cut(region);
-            batch.preferred = said.preferred;
-            let hint = prefetch::prefetch(
+        if prefetcher.params.policy == Kind::Probabilistic {
+            // Nobody else throws dice, and they are dear.
+            batch.random = crate::sys::time::random();
+        }
+        let hint = match advice {
+            None => prefetch::prefetch(
                 &prefetcher.params,
                 &mut prefetcher.state,
                 &mut locked.engine,
                 &batch,
-            );
-            all = Hint {
-                pages: all.pages.or(&hint.pages),
-                ahead: all.ahead.or(hint.ahead),
-                ..hint
-            };
-        }
-        let stay = all.pages.and(&advice.not_along(destination));
-        if !stay.is_empty() {
-            all.pages = all.pages.minus(&stay);
-            prefetch::feedback(
-                &mut prefetcher.state,
-                &mut locked.engine,
-                Outcome::Dropped,
-                &stay,
-            );
-        }
+            ),
+            Some(advice) => {
+                decide_apart(&advice, prefetcher, &mut locked.engine, batch, destination)
+            }
+        };
         let policy = prefetcher.params.policy;
         function.trace.record(hw::VFETCH_TRACE_HINT, |record| {
             record.to = place(destination);
             record.policy = policy as u32;
             // CAST: at most 512.
-            record.count = all.pages.count() as u32;
+            record.count = hint.pages.count() as u32;
             record.space = u64::from(self.id);
             record.first = block.first_page();
-            record.pages = words(&all.pages);
+            record.pages = words(&hint.pages);
             record.more = words(faulted);
         });
-        all
+        hint
     }
 
     /// Tells the engine what became of pages.
@@ -175,6 +153,46 @@ impl Space {
         }
         true
     }
+}
+
+/// Decides for `batch`, where there is `advice`: pages of which the same was said are decided together, and apart from others.
+fn decide_apart(
+    advice: &BlockAdvice,
+    prefetcher: &mut Prefetcher,
+    state: &mut BlockState,
+    mut batch: Batch<'_>,
+    destination: Location,
+) -> Hint {
+    let bounds = batch.bounds;
+    let mut all = Hint {
+        pages: PageMask::EMPTY,
+        ahead: None,
+        gentle: false,
+        reason: Reason::Disabled,
+    };
+    let mut left = *batch.faulted;
+    while let Some(page) = left.first() {
+        let region = advice.around(page);
+        left.remove(region);
+        let said = advice.of(page);
+        if said.no_prefetch {
+            continue;
+        }
+        batch.bounds = bounds.cut(region);
+        batch.preferred = said.preferred;
+        let hint = prefetch::prefetch(&prefetcher.params, &mut prefetcher.state, state, &batch);
+        all = Hint {
+            pages: all.pages.or(&hint.pages),
+            ahead: all.ahead.or(hint.ahead),
+            ..hint
+        };
+    }
+    let stay = all.pages.and(&advice.not_along(destination));
+    if !stay.is_empty() {
+        all.pages = all.pages.minus(&stay);
+        prefetch::feedback(&mut prefetcher.state, state, Outcome::Dropped, &stay);
+    }
+    all
 }
 
 impl Function {

@@ -314,11 +314,12 @@ impl Space {
 
     /// A frame of the window for `page` of `block`, if there is one and the page may come to be mapped there.
     pub(crate) fn window_frame(&self, block: &Block, page: PageIndex) -> Option<Taken> {
-        let advice = self.advice.of_block(block.index);
         let window = self.function.window.pages();
+        if window == 0 || self.reserved.load(Relaxed) {
+            return None;
+        }
+        let advice = self.advice.said_of_block(block.index)?;
         if !advice.preferred(Location::Device).has(page)
-            || self.reserved.load(Relaxed)
-            || window == 0
             || !block.lock().thrashing.thrashing().has(page)
         {
             return None;
