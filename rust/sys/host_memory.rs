@@ -96,6 +96,38 @@ pub(crate) struct Limits {
     pub(crate) pages: usize,
 }
 
+/// The pages of a piece of memory.
+enum Pages {
+    /// Pinned, by whoever has this.
+    Pinned(KVec<*mut bindings::page>),
+    /// Part of a buffer that needs no pins.
+    Lent(KVec<*mut bindings::page>),
+    /// Our own.
+    Own(KVec<HostPage>),
+}
+
+/// Where they are in physical memory.
+enum Extents {
+    /// They are neighbours, from `offset` of the first on: most of the time. Such memory needs no list.
+    One {
+        first: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+    },
+    /// Each entry consists of neighbours.
+    List(KVec<bindings::scatterlist>),
+}
+
+/// How they are mapped.
+#[derive(Clone, Copy)]
+enum Mapped {
+    Nowhere,
+    /// One extent.
+    One(DmaAddress),
+    /// A list, into so many segments.
+    List(usize),
+}
+
 /// Part of a caller's buffer, pinned, or pages of our own; mapped for a device, until dropped.
 ///
 /// The value must be dropped only when the device does not access the memory any more: that the
@@ -103,19 +135,15 @@ pub(crate) struct Limits {
 ///
 /// # Invariants
 ///
-/// - `pages` are valid for as long as the value lives: pinned by it if `pinned` says so, else
-///   part of the buffer, which lives for `'data`.
-/// - the list consists of `pages` and of `own`.
-/// - if `mapped` is not 0, `list` is mapped for `device` in `direction`, into that many segments.
+/// - `pages` are valid for as long as the value lives: pinned by it, its own, or part of the buffer, which lives for `'data`.
+/// - `extents` consist of `pages`.
+/// - they are mapped for `device` in `direction` as `mapped` says, in its variant.
 pub(crate) struct HostMemory<'data, D: KeepsBound> {
     device: D,
     direction: DataDirection,
-    pinned: bool,
-    pages: KVec<*mut bindings::page>,
-    own: KVec<HostPage>,
-    /// Neighbouring pages are one entry.
-    list: KVec<bindings::scatterlist>,
-    mapped: usize,
+    pages: Pages,
+    extents: Extents,
+    mapped: Mapped,
     bytes: usize,
     _data: PhantomData<&'data ()>,
 }
@@ -125,6 +153,88 @@ unsafe impl<D: KeepsBound + Send> Send for HostMemory<'_, D> {}
 // SAFETY: Nothing can be changed through a shared reference.
 unsafe impl<D: KeepsBound + Sync> Sync for HostMemory<'_, D> {}
 
+impl Extents {
+    /// No memory.
+    const NONE: Self = Self::One {
+        first: core::ptr::null_mut(),
+        offset: 0,
+        bytes: 0,
+    };
+
+    /// Adds `bytes` of `page` from `offset`; what there is ends at `end` in physical memory. Returns where it ends now. There are
+    /// `most` pages at most.
+    ///
+    /// # Safety
+    ///
+    /// `page` is valid, and the bytes lie inside of it; so are and do those that were added before.
+    #[inline]
+    unsafe fn append(
+        &mut self,
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        end: Option<u64>,
+        most: usize,
+    ) -> Result<u64> {
+        // SAFETY: By this function's contract.
+        let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
+        if end == Some(physical) {
+            match self {
+                Self::One { bytes: all, .. } => *all += bytes,
+                Self::List(list) => {
+                    if let Some(last) = list.last_mut() {
+                        // CAST: at most a page.
+                        last.length += bytes as u32;
+                    }
+                }
+            }
+        } else {
+            self.begin(page, offset, bytes, most)?;
+        }
+        Ok(physical + bytes as u64)
+    }
+
+    /// Adds what is no neighbour of what there is.
+    fn begin(
+        &mut self,
+        page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        most: usize,
+    ) -> Result {
+        match self {
+            Self::List(list) => list.push(entry(page, offset, bytes), GFP_KERNEL)?,
+            Self::One { bytes: 0, .. } => {
+                *self = Self::One {
+                    first: page,
+                    offset,
+                    bytes,
+                };
+            }
+            Self::One {
+                first,
+                offset: from,
+                bytes: all,
+            } => {
+                let mut list = KVec::with_capacity(most, GFP_KERNEL)?;
+                list.push(entry(*first, *from, *all), GFP_KERNEL)?;
+                list.push(entry(page, offset, bytes), GFP_KERNEL)?;
+                *self = Self::List(list);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An entry of a list. `page` is valid.
+fn entry(page: *mut bindings::page, offset: usize, bytes: usize) -> bindings::scatterlist {
+    let mut entry: bindings::scatterlist = pin_init::zeroed();
+    // SAFETY: `entry` is a zeroed scatterlist entry; only the pointer to the page is looked at.
+    // CAST: less than a page, and as much as fits into a buffer.
+    unsafe { shim::vfetch_sg_set_page(&mut entry, page, bytes as u32, offset as u32) };
+    entry
+}
+
 impl<D: KeepsBound> HostMemory<'static, D> {
     /// Maps pages of our own, of which the device shall read or write the whole, in their order. EINVAL when there are none, EIO when
     /// they cannot be mapped, ENOMEM: they are dropped then.
@@ -133,28 +243,27 @@ impl<D: KeepsBound> HostMemory<'static, D> {
         own: KVec<HostPage>,
         direction: DataDirection,
     ) -> Result<Self> {
-        // INVARIANT: No pages, no segments.
+        if own.is_empty() {
+            return Err(EINVAL);
+        }
+        let mut extents = Extents::NONE;
+        let mut end = None;
+        for page in &own {
+            // SAFETY: The page is ours, and all of it is meant.
+            let next = unsafe { extents.append(page.as_ptr(), 0, PAGE_SIZE, end, own.len()) };
+            end = Some(next?);
+        }
+        let bytes = own.len() * PAGE_SIZE;
+        // INVARIANT: Nothing is mapped.
         let mut this = Self {
             device,
             direction,
-            pinned: false,
-            pages: KVec::new(),
-            list: KVec::with_capacity(own.len(), GFP_KERNEL)?,
-            own,
-            mapped: 0,
-            bytes: 0,
+            pages: Pages::Own(own),
+            extents,
+            mapped: Mapped::Nowhere,
+            bytes,
             _data: PhantomData,
         };
-        if this.own.is_empty() {
-            return Err(EINVAL);
-        }
-        let mut end = None;
-        for index in 0..this.own.len() {
-            if let Some(page) = this.own.get(index).map(HostPage::as_ptr) {
-                end = Some(this.append(page, 0, PAGE_SIZE, end)?);
-                this.bytes += PAGE_SIZE;
-            }
-        }
         this.map()?;
         Ok(this)
     }
@@ -162,7 +271,14 @@ impl<D: KeepsBound> HostMemory<'static, D> {
     /// Unmaps our own pages and gives them back.
     pub(crate) fn into_pages(mut self) -> KVec<HostPage> {
         self.unmap();
-        core::mem::take(&mut self.own)
+        match core::mem::replace(&mut self.pages, Pages::Own(KVec::new())) {
+            Pages::Own(pages) => pages,
+            // INVARIANT: As it was.
+            others => {
+                self.pages = others;
+                KVec::new()
+            }
+        }
     }
 }
 
@@ -202,24 +318,30 @@ impl<'data, D: KeepsBound> HostMemory<'data, D> {
         limits: Limits,
     ) -> Result<Self> {
         let most_bytes = limits.bytes.min(u32::MAX as usize);
-        // INVARIANT: No pages, no segments.
+        let pages = KVec::with_capacity(limits.pages, GFP_KERNEL)?;
+        // INVARIANT: No pages, and nothing mapped.
         let mut this = Self {
             device,
             direction,
             // SAFETY: `iter` is valid.
-            pinned: unsafe { shim::vfetch_iter_will_pin(iter) },
-            pages: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
-            own: KVec::new(),
-            list: KVec::with_capacity(limits.pages, GFP_KERNEL)?,
-            mapped: 0,
+            pages: if unsafe { shim::vfetch_iter_will_pin(iter) } {
+                Pages::Pinned(pages)
+            } else {
+                Pages::Lent(pages)
+            },
+            extents: Extents::NONE,
+            mapped: Mapped::Nowhere,
             bytes: 0,
             _data: PhantomData,
         };
-        // Where the last entry of the list ends in physical memory.
+        // Where what there is ends in physical memory.
         let mut end = None;
         while this.bytes < most_bytes {
-            let first = this.pages.len();
-            let room = this.pages.spare_capacity_mut();
+            let (Pages::Pinned(all) | Pages::Lent(all)) = &mut this.pages else {
+                break;
+            };
+            let first = all.len();
+            let room = all.spare_capacity_mut();
             // There may be more room than was asked for.
             let most_pages = room.len().min(limits.pages.saturating_sub(first));
             if most_pages == 0 {
@@ -255,15 +377,14 @@ impl<'data, D: KeepsBound> HostMemory<'data, D> {
             let count = offset.saturating_add(taken).div_ceil(PAGE_SIZE);
             // SAFETY: The function has filled in that many pointers, within the capacity.
             // INVARIANT: They are pinned, or part of the buffer.
-            unsafe { this.pages.inc_len(count) };
+            unsafe { all.inc_len(count) };
             this.bytes += taken;
             let mut left = taken;
-            for index in first..this.pages.len() {
-                let Some(page) = this.pages.get(index).copied() else {
-                    break;
-                };
+            for page in all.iter().skip(first) {
                 let bytes = left.min(PAGE_SIZE - offset);
-                end = Some(this.append(page, offset, bytes, end)?);
+                let extents = &mut this.extents;
+                // SAFETY: The page is valid, and as many bytes of it are part of the buffer.
+                end = Some(unsafe { extents.append(*page, offset, bytes, end, limits.pages) }?);
                 left -= bytes;
                 offset = 0;
             }
@@ -275,70 +396,78 @@ impl<'data, D: KeepsBound> HostMemory<'data, D> {
         Ok(this)
     }
 
-    /// Adds `bytes` of `page` from `offset` to the list, which is not mapped yet and ends at `end` in physical
-    /// memory. Neighbours become one entry. Returns where it ends now.
-    fn append(
-        &mut self,
-        page: *mut bindings::page,
-        offset: usize,
-        bytes: usize,
-        end: Option<u64>,
-    ) -> Result<u64> {
-        // SAFETY: The page is valid.
-        let physical = unsafe { shim::vfetch_page_to_phys(page) } + offset as u64;
-        // CAST: both are at most a page.
-        let (offset, bytes) = (offset as u32, bytes as u32);
-        match self.list.last_mut() {
-            Some(last) if end == Some(physical) => last.length += bytes,
-            _ => {
-                let mut entry: bindings::scatterlist = pin_init::zeroed();
-                // SAFETY: `entry` is a zeroed scatterlist entry, and the page is valid.
-                unsafe { shim::vfetch_sg_set_page(&mut entry, page, bytes, offset) };
-                // There is room, since there are no more entries than pages.
-                self.list.push(entry, GFP_KERNEL)?;
-            }
-        }
-        Ok(physical + u64::from(bytes))
-    }
-
-    /// Maps the list. EIO when it cannot be mapped.
+    /// Maps it. EIO when it cannot be mapped.
     fn map(&mut self) -> Result {
-        if let Some(last) = self.list.last_mut() {
-            // SAFETY: `last` is an entry with a page.
-            unsafe { shim::vfetch_sg_mark_end(last) };
-        }
-        // SAFETY: The device is bound. The list is complete, and its pages stay valid until `drop`
-        // has unmapped it.
-        let mapped = unsafe {
-            bindings::dma_map_sg_attrs(
-                as_raw(self.device.device()),
-                self.list.as_mut_ptr(),
-                // CAST: as many as fit into a list.
-                self.list.len() as i32,
-                self.direction.into(),
-                0,
-            )
+        let device = as_raw(self.device.device());
+        let direction = self.direction.into();
+        // INVARIANT: So it is mapped.
+        self.mapped = match &mut self.extents {
+            Extents::One {
+                first,
+                offset,
+                bytes,
+            } => {
+                let mut at = 0;
+                // SAFETY: The device is bound. The pages are neighbours, and stay valid until `drop` has unmapped them.
+                if !unsafe {
+                    shim::vfetch_dma_map_page(device, *first, *offset, *bytes, direction, &mut at)
+                } {
+                    return Err(EIO);
+                }
+                Mapped::One(at)
+            }
+            Extents::List(list) => {
+                if let Some(last) = list.last_mut() {
+                    // SAFETY: `last` is an entry with a page.
+                    unsafe { shim::vfetch_sg_mark_end(last) };
+                }
+                // SAFETY: The device is bound. The list is complete, and its pages stay valid until `drop`
+                // has unmapped it.
+                let segments = unsafe {
+                    bindings::dma_map_sg_attrs(
+                        device,
+                        list.as_mut_ptr(),
+                        // CAST: as many as fit into a list.
+                        list.len() as i32,
+                        direction,
+                        0,
+                    )
+                };
+                if segments == 0 {
+                    return Err(EIO);
+                }
+                Mapped::List(segments as usize)
+            }
         };
-        // INVARIANT: So many entries are mapped.
-        self.mapped = mapped as usize;
-        if mapped == 0 {
-            return Err(EIO);
-        }
         Ok(())
     }
 
     /// The memory for the device, in the buffer's order. At least one segment, and no more than pages.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        let (one, list) = match (&self.extents, self.mapped) {
+            (Extents::One { bytes, .. }, Mapped::One(address)) => {
+                // CAST: as many as were taken, which fit.
+                let bytes = *bytes as u32;
+                (Some(Segment { address, bytes }), None)
+            }
+            (Extents::List(list), Mapped::List(segments)) => (None, list.get(..segments)),
+            _ => (None, None),
+        };
         // The entries of the list hold the segments, of which there may be fewer.
-        self.list.iter().take(self.mapped).map(|entry| Segment {
+        let listed = list.unwrap_or(&[]).iter().map(|entry| Segment {
             address: entry.dma_address,
             bytes: entry.dma_length,
-        })
+        });
+        Iterator::chain(one.into_iter(), listed)
     }
 
     /// Its number of segments.
     pub(crate) fn count(&self) -> usize {
-        self.mapped
+        match self.mapped {
+            Mapped::Nowhere => 0,
+            Mapped::One(_) => 1,
+            Mapped::List(segments) => segments,
+        }
     }
 
     /// Bytes taken: the sum of the segments.
@@ -349,21 +478,32 @@ impl<'data, D: KeepsBound> HostMemory<'data, D> {
 
 impl<D: KeepsBound> HostMemory<'_, D> {
     fn unmap(&mut self) {
-        if self.mapped > 0 {
-            // SAFETY: By the invariants it is mapped like this; the number is that of its entries,
-            // not of its segments.
-            unsafe {
-                bindings::dma_unmap_sg_attrs(
-                    as_raw(self.device.device()),
-                    self.list.as_mut_ptr(),
-                    // CAST: as many as fit into a list.
-                    self.list.len() as i32,
-                    self.direction.into(),
-                    0,
-                )
-            };
-            // INVARIANT: It is not mapped any more.
-            self.mapped = 0;
+        let device = as_raw(self.device.device());
+        let direction = self.direction.into();
+        // INVARIANT: It is not mapped any more.
+        match (
+            core::mem::replace(&mut self.mapped, Mapped::Nowhere),
+            &mut self.extents,
+        ) {
+            (Mapped::One(at), Extents::One { bytes, .. }) => {
+                // SAFETY: By the invariants it is mapped like this, and the device is bound.
+                unsafe { bindings::dma_unmap_page_attrs(device, at, *bytes, direction, 0) };
+            }
+            (Mapped::List(_), Extents::List(list)) => {
+                // SAFETY: By the invariants it is mapped like this; the number is that of its entries,
+                // not of its segments.
+                unsafe {
+                    bindings::dma_unmap_sg_attrs(
+                        device,
+                        list.as_mut_ptr(),
+                        // CAST: as many as fit into a list.
+                        list.len() as i32,
+                        direction,
+                        0,
+                    )
+                };
+            }
+            _ => {}
         }
     }
 }
@@ -371,15 +511,11 @@ impl<D: KeepsBound> HostMemory<'_, D> {
 impl<D: KeepsBound> Drop for HostMemory<'_, D> {
     fn drop(&mut self) {
         self.unmap();
-        if self.pinned {
+        if let Pages::Pinned(pages) = &mut self.pages {
             let written = self.direction == DataDirection::FromDevice;
             // SAFETY: By the invariants we hold a pin on each.
             unsafe {
-                bindings::unpin_user_pages_dirty_lock(
-                    self.pages.as_mut_ptr(),
-                    self.pages.len(),
-                    written,
-                )
+                bindings::unpin_user_pages_dirty_lock(pages.as_mut_ptr(), pages.len(), written)
             };
         }
     }

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use kernel::bindings;
 use kernel::device::Device;
-use kernel::dma::DmaAddress;
+use kernel::dma::{DataDirection, DmaAddress};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 
@@ -297,8 +297,16 @@ impl Leaf {
         let one = remote.0.get_mut(page).ok_or(EINVAL)?;
         if !one.mapped {
             // SAFETY: By the invariants the device is bound, and the page ours until it was unmapped.
-            if !unsafe { shim::vfetch_dma_map_page(as_raw(device), pointer.as_ptr(), &mut one.bus) }
-            {
+            if !unsafe {
+                shim::vfetch_dma_map_page(
+                    as_raw(device),
+                    pointer.as_ptr(),
+                    0,
+                    1 << hw::VFETCH_PAGE_SHIFT,
+                    DataDirection::Bidirectional.into(),
+                    &mut one.bus,
+                )
+            } {
                 return Err(EIO);
             }
             // INVARIANT: It is mapped.

@@ -168,9 +168,10 @@ bool vfetch_dma_map(struct device *dev, void *memory, size_t bytes, dma_addr_t *
 	return !dma_mapping_error(dev, *at);
 }
 
-bool vfetch_dma_map_page(struct device *dev, struct page *page, dma_addr_t *at)
+bool vfetch_dma_map_page(struct device *dev, struct page *page, size_t offset, size_t bytes,
+			 enum dma_data_direction direction, dma_addr_t *at)
 {
-	*at = dma_map_page(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL);
+	*at = dma_map_page(dev, page, offset, bytes, direction);
 	return !dma_mapping_error(dev, *at);
 }
 

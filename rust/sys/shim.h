@@ -3,6 +3,7 @@
 #ifndef VFETCH_SHIM_H
 #define VFETCH_SHIM_H
 
+#include <linux/dma-direction.h>
 #include <linux/types.h>
 
 struct device;
@@ -59,7 +60,8 @@ void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place
 unsigned long vfetch_fault_insert(const struct vm_fault *vmf, unsigned long at,
 				  struct page **pages, unsigned long count);
 bool vfetch_dma_map(struct device *dev, void *memory, size_t bytes, dma_addr_t *at);
-bool vfetch_dma_map_page(struct device *dev, struct page *page, dma_addr_t *at);
+bool vfetch_dma_map_page(struct device *dev, struct page *page, size_t offset, size_t bytes,
+			 enum dma_data_direction direction, dma_addr_t *at);
 void vfetch_dma_unmap(struct device *dev, dma_addr_t at, size_t bytes);
 void vfetch_dma_sync_for_device(struct device *dev, dma_addr_t at, size_t bytes);
 void vfetch_dma_sync_for_cpu(struct device *dev, dma_addr_t at, size_t bytes);

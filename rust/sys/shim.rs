@@ -67,13 +67,16 @@ extern "C" {
         bytes: usize,
         at: *mut bindings::dma_addr_t,
     ) -> bool;
-    /// The same for a page, to which the caller has a reference.
+    /// The same for `bytes` from `offset` of `page` on, to which, as to its neighbours that they are in, the caller has references.
     pub(super) fn vfetch_dma_map_page(
         dev: *mut bindings::device,
         page: *mut bindings::page,
+        offset: usize,
+        bytes: usize,
+        direction: bindings::dma_data_direction,
         at: *mut bindings::dma_addr_t,
     ) -> bool;
-    /// Unmaps what either of them has mapped.
+    /// Unmaps what either of them has mapped in both directions.
     pub(super) fn vfetch_dma_unmap(
         dev: *mut bindings::device,
         at: bindings::dma_addr_t,
