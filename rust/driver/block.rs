@@ -9,6 +9,7 @@ use kernel::list::{impl_list_arc_safe, impl_list_item, AtomicTracker, ListLinks,
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::time::Msecs;
 
 use super::lru::{Age, Listed};
 use super::migrate::{Begun, Move};
@@ -238,8 +239,13 @@ impl Block {
 
     /// Waits until something has changed since `version`.
     pub(crate) fn wait(&self, version: u32, signals: Signals) -> Waited {
+        self.wait_for(version, signals, None)
+    }
+
+    /// The same, for at most `limit`.
+    pub(crate) fn wait_for(&self, version: u32, signals: Signals, limit: Option<Msecs>) -> Waited {
         self.changed
-            .wait(signals, None, || self.version.load(Acquire) != version)
+            .wait(signals, limit, || self.version.load(Acquire) != version)
     }
 
     /// Something has changed: those who wait look again.

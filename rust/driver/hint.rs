@@ -149,7 +149,7 @@ impl Space {
         if begun.is_quiet() {
             drop(begun.carry_out(&PageMask::EMPTY, Effort::Gentle));
         } else {
-            begun.hand_over();
+            begun.hand_over(PageMask::EMPTY);
         }
         true
     }

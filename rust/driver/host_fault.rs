@@ -4,6 +4,7 @@
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::Msecs;
 
 use super::block::{Block, Locked};
 use super::migrate::{Begun, Effort, Move};
@@ -42,10 +43,14 @@ impl Space {
     /// Serves a fault.
     ///
     /// What takes time is waited for without the lock that the fault came with, if it may do without, and not after a signal that kills; then
-    /// the fault comes again. It may do without once: the next time round the wait holds up who changes mappings, for as long as one transfer takes.
+    /// the fault comes again. It may do without once: the next time round who changes mappings is held up for a moment, and when the page is not there by then
+    /// whoever touched it touches it again, which is another fault.
     pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
         /// Times that a page may fail to come because of what others did.
         const PATIENCE: u32 = 5;
+        /// Waits with the lock held, and how long each is at most.
+        const LOOKS: usize = 8;
+        const HELD_UP_MS: Msecs = 200;
         let mut tries = 0;
         let mut zeros = None;
         if !fault.is_again() {
@@ -64,7 +69,7 @@ impl Space {
                     }
                 });
         }
-        loop {
+        for _ in 0..LOOKS {
             if fault.page() >= self.pages() {
                 return Ended::Nothing;
             }
@@ -95,12 +100,12 @@ impl Space {
                     Err(_) => return Ended::NoMemory,
                 },
                 Next::Wait(moving, version) => {
-                    fault.unlock();
-                    moving.await_page(page, version)
+                    let limit = (!fault.unlock()).then_some(HELD_UP_MS);
+                    moving.await_page(page, version, limit)
                 }
                 Next::WaitForChange(version) => {
-                    fault.unlock();
-                    block.wait(version, Signals::Fatal)
+                    let limit = (!fault.unlock()).then_some(HELD_UP_MS);
+                    block.wait_for(version, Signals::Fatal, limit)
                 }
                 Next::Nap(until_us) => {
                     fault.unlock();
@@ -108,20 +113,24 @@ impl Space {
                     Waited::Done
                 }
                 Next::Fetch(begun, ahead, version) => {
-                    if !fault.unlock() && !begun.is_quiet() {
-                        // Those who use pages of the block where they are may wait for the lock that this fault holds.
-                        begun.hand_over();
-                        return Ended::Done;
-                    }
-                    let carried = begun.carry_out(&page.region().into(), Effort::Usual);
-                    let moving = carried.clone();
-                    let waited = if let Some(ahead) = &ahead {
-                        // That may wait for slots, which the transfers of this one have: somebody else is to see to them.
-                        drop(carried);
-                        self.bring_ahead(ahead, Location::Host);
-                        moving.await_page(page, version)
+                    let first = page.region().into();
+                    let (moving, waited) = if !fault.unlock() {
+                        // It takes waiting for slots, for memory, and for those who use pages where they are: they may want the lock that this fault holds.
+                        let moving = begun.hand_over(first);
+                        let waited = moving.await_page(page, version, Some(HELD_UP_MS));
+                        (moving, waited)
                     } else {
-                        carried.await_page(page, version)
+                        let carried = begun.carry_out(&first, Effort::Usual);
+                        let moving = carried.clone();
+                        let waited = if let Some(ahead) = &ahead {
+                            // That may wait for slots, which the transfers of this one have: somebody else is to see to them.
+                            drop(carried);
+                            self.bring_ahead(ahead, Location::Host);
+                            moving.await_page(page, version, None)
+                        } else {
+                            carried.await_page(page, version, None)
+                        };
+                        (moving, waited)
                     };
                     match moving.failure_of(page) {
                         None => {}
@@ -132,8 +141,8 @@ impl Space {
                     waited
                 }
             };
-            if waited == Waited::Signal || killed() {
-                return Ended::Done;
+            if waited != Waited::Done || killed() {
+                break;
             }
             if fault.is_unlocked() {
                 return Ended::Again;
@@ -144,6 +153,8 @@ impl Space {
     /// Looks at the page that `fault` wants.
     fn look(
         self: &Arc<Self>,
+        // The page is not mapped: if it is still wanted it is asked for again.
+        Ended::Done
         fault: &Fault<'_>,
         block: &Arc<Block>,
         page: PageIndex,

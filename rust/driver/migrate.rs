@@ -12,6 +12,7 @@ use kernel::dma::DataDirection;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::time::Msecs;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::block::{Block, Revocation};
@@ -47,9 +48,16 @@ pub(crate) struct Move {
     error: Atomic<i32>,
     /// What work has to do first, if that was [handed over](Begun::hand_over) to it.
     #[pin]
-    deferred: Mutex<Option<Revocation>>,
+    deferred: Mutex<Option<Deferred>>,
     #[pin]
     work: Work<Move>,
+}
+
+/// What is left to work.
+struct Deferred {
+    revocation: Revocation,
+    /// Pages that somebody waits for.
+    first: PageMask,
 }
 
 /// The parts of a move.
@@ -86,9 +94,14 @@ impl WorkItem for Move {
     fn run(this: Arc<Self>) {
         let deferred = this.deferred.lock().take();
         match deferred {
-            Some(revocation) => {
+            Some(Deferred { revocation, first }) => {
+                let effort = if first.is_empty() {
+                    Effort::Gentle
+                } else {
+                    Effort::Usual
+                };
                 // It is queued again when it was submitted.
-                drop(Begun::new(this, revocation).carry_out(&PageMask::EMPTY, Effort::Gentle));
+                drop(Begun::new(this, revocation).carry_out(&first, effort));
             }
             None => {
                 this.finish();
@@ -136,14 +149,18 @@ impl Begun {
         self.revocation.quiet
     }
 
-    /// The same as [`carry_out`](Self::carry_out), by somebody else.
-    pub(crate) fn hand_over(mut self) {
+    /// The same as [`carry_out`](Self::carry_out), by somebody else, who holds no lock.
+    pub(crate) fn hand_over(mut self, first: PageMask) -> Arc<Move> {
         let function = self.moving.block.space.function.clone();
         let moving = self.moving.clone();
-        *moving.deferred.lock() = Some(self.revocation);
+        *moving.deferred.lock() = Some(Deferred {
+            revocation: self.revocation,
+            first,
+        });
         self.carried_out = true;
         // It is queued once only.
-        let _ = function.work.enqueue(moving);
+        let _ = function.work.enqueue(moving.clone());
+        moving
     }
 
     /// Takes rights away and gives the device descriptors for all pages, `first` before the rest. See [`Move::submit`].
@@ -460,22 +477,28 @@ impl Move {
     }
 
     /// Waits until something has become of `page`, or at least of something of the block since `version`, which was read while the page was
-    /// busy; or until the caller is killed.
-    pub(crate) fn await_page(self: &Arc<Self>, page: PageIndex, version: u32) -> Waited {
+    /// busy; or until the caller is killed, and for at most `limit`.
+    pub(crate) fn await_page(
+        self: &Arc<Self>,
+        page: PageIndex,
+        version: u32,
+        limit: Option<Msecs>,
+    ) -> Waited {
         if let Some(piece) = self.piece_of(page) {
             // Who has the lock waits already, and will say when it is over; or leaves it to the work that sees to all.
             if let Some(mut transfer) = piece.transfer.try_lock() {
                 if let Some(flying) = transfer.take() {
-                    if flying.wait_with(Signals::Fatal) == Waited::Signal {
+                    let waited = flying.wait_with(Signals::Fatal, limit);
+                    if waited != Waited::Done {
                         *transfer = Some(flying);
-                        return Waited::Signal;
+                        return waited;
                     }
                     self.publish(&piece, flying);
                 }
                 return Waited::Done;
             }
         }
-        self.block.wait(version, Signals::Fatal)
+        self.block.wait_for(version, Signals::Fatal, limit)
     }
 
     /// The piece that `page` travels in.

@@ -901,10 +901,10 @@ impl<'data, Q: Deref<Target = Queue>, D: KeepsBound> Transfer<'data, Q, D> {
         self.slot.wait()
     }
 
-    /// Waits until it has ended, or `signals` say that it is not to be waited for any more: it goes on then, and somebody else has to
+    /// Waits until it has ended, or `signals` or `limit` say that it is not to be waited for any more: it goes on then, and somebody else has to
     /// wait for it.
-    pub(crate) fn wait_with(&self, signals: Signals) -> Waited {
-        self.slot.wait_with(signals)
+    pub(crate) fn wait_with(&self, signals: Signals, limit: Option<Msecs>) -> Waited {
+        self.slot.wait_with(signals, limit)
     }
 
     /// Bytes of host memory that it moves.
@@ -1038,7 +1038,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
     fn wait(&self) -> Result<(), Failure> {
-        self.wait_with(Signals::None);
+        self.wait_with(Signals::None, None);
         let queue = &*self.queue;
         let inner = queue.inner.lock();
         match inner.states.get(usize::from(self.slot)) {
@@ -1048,8 +1048,8 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
         }
     }
 
-    /// The same, as far as `signals` allow. Never says that the time is over.
-    fn wait_with(&self, signals: Signals) -> Waited {
+    /// The same, as far as `signals` allow, and for at most `limit`. Without one it never says that the time is over.
+    fn wait_with(&self, signals: Signals, limit: Option<Msecs>) -> Waited {
         let queue = &*self.queue;
         let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
             return Waited::Done;
@@ -1061,8 +1061,11 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
         if is_over() || !self.fall_asleep() {
             return Waited::Done;
         }
-        let time = Some(queue.timeout_ms);
-        match waiter.ended.wait(signals, time, is_over) {
+        let limit = limit.filter(|limit| *limit < queue.timeout_ms);
+        let time = limit.unwrap_or(queue.timeout_ms);
+        match waiter.ended.wait(signals, Some(time), is_over) {
+            // Whether it is stuck is for others to find out.
+            Waited::TimedOut if limit.is_some() => Waited::TimedOut,
             Waited::TimedOut if self.is_stuck() => {
                 queue.stats.timeouts.count();
                 queue.recovery.request();

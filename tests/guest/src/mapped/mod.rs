@@ -266,4 +266,5 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
         },
     ]
+                waits::mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile,
 }

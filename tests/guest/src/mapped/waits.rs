@@ -8,7 +8,7 @@
 use std::thread;
 
 use anyhow::{ensure, Result};
-use libvfetch::Space;
+use libvfetch::{Advice, Side, Space};
 use rustix::{mm::MprotectFlags, process::Signal};
 
 use super::{mapped, stamped_bytes, Mapping};
@@ -72,6 +72,37 @@ pub(crate) fn a_killed_process_does_not_wait_for_its_page() -> Result<()> {
         injector.clear(1)?;
         let all = mapping.copy(0..20 * PAGE);
         model::equal("the pages", 0, &all, &stamped_bytes(0, 20, 1))
+    })
+}
+
+pub(crate) fn mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile() -> Result<()> {
+    leaves_nothing(&vf(1)?, || {
+        let (space, mapping) = mapped(&vf(1)?, 20)?;
+        mapping.fill(0, &stamped_bytes(0, 20, 1));
+        let injector = Injector::new()?;
+        // On its way to the device the page can be waited for without the lock; so it cannot once more, when it has to come back.
+        let late = Fault::write(hw::VFETCH_FAULT_DELAY);
+        injector.arm(1, late.late_by_ms(2000))?;
+        let late = Fault::read(hw::VFETCH_FAULT_DELAY);
+        injector.arm(1, late.late_by_ms(LONG_MS))?;
+        thread::scope(|scope| {
+            let brought =
+                scope.spawn(|| space.advise(0..PAGE as u64, Advice::WillNeed(Side::Device)));
+            until_held_up(&injector)?;
+            let load = scope.spawn(|| mapping.word(0));
+            wait_until("the page is held up on its way back", || {
+                injector.hits(1, hw::VFETCH_FAULT_DELAY) == 2
+            })?;
+            mapping.protect(10 * PAGE..11 * PAGE, MprotectFlags::READ)?;
+            mapping.unmap(19 * PAGE..20 * PAGE)?;
+            is_held_up(&space)?;
+            ensure!(!load.is_finished(), "the page is there already");
+            injector.clear(1)?;
+            let wanted = stamped_bytes(0, 1, 1);
+            let word = load.join().expect("no panic").to_le_bytes();
+            model::equal("the word", 0, &word, &wanted[..8])?;
+            Ok(brought.join().expect("no panic")?)
+        })
     })
 }
 
