@@ -122,6 +122,17 @@ pub(crate) fn a_forked_child_shares_the_pages() -> Result<()> {
     })
 }
 
+pub(crate) fn a_mapping_does_not_grow_and_is_in_no_core_dump() -> Result<()> {
+    on_pf_and_vf(|function| {
+        let (_space, mapping) = mapped(function, 8)?;
+        let flags = mapping.flags()?;
+        for flag in ["sh", "de", "dd"] {
+            ensure!(flags.iter().any(|one| one == flag), "{flag}: {flags:?}");
+        }
+        fails("growing", mapping.grown(16 * PAGE).map(drop), Errno::FAULT)
+    })
+}
+
 pub(crate) fn a_moved_mapping_is_the_same_memory() -> Result<()> {
     on_pf_and_vf(|function| {
         let (space, mapping) = mapped(function, 700)?;

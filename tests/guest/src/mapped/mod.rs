@@ -111,6 +111,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 mapping::a_forked_child_shares_the_pages,
                 mapping::a_moved_mapping_is_the_same_memory,
                 mapping::what_is_left_of_a_mapping_works,
+                mapping::a_mapping_does_not_grow_and_is_in_no_core_dump,
                 mapping::rights_are_taken_and_given,
                 mapping::advice_changes_no_contents,
                 mapping::a_file_opened_for_reading_is_not_written,

@@ -9,7 +9,7 @@ use std::{
     ptr,
 };
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use rustix::{
     fs::MemfdFlags,
     io::Errno,
@@ -91,6 +91,25 @@ impl Mapping {
         };
         ensure!(address != from, "it was not moved");
         Ok(Self { address, bytes })
+    }
+
+    /// Makes it larger, elsewhere if it must be; which it is then.
+    pub(crate) fn grown(self, bytes: usize) -> Result<Self, Errno> {
+        let flags = rustix::mm::MremapFlags::MAYMOVE;
+        // SAFETY: The mapping is ours, and is not used any more: either it is dropped, or it is what comes of it.
+        let address = unsafe { rustix::mm::mremap(self.address, self.bytes, bytes, flags) }?;
+        std::mem::forget(self);
+        Ok(Self { address, bytes })
+    }
+
+    /// What the kernel says of it: two letters each (`VmFlags` of `/proc/self/smaps`).
+    pub(crate) fn flags(&self) -> Result<Vec<String>> {
+        let maps = std::fs::read_to_string("/proc/self/smaps")?;
+        let start = format!("{:x}-", self.address.addr());
+        let own = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let mut flags = own.filter_map(|line| line.strip_prefix("VmFlags:"));
+        let flags = flags.next().context("no such mapping")?;
+        Ok(flags.split_whitespace().map(String::from).collect())
     }
 
     /// Takes a part of it out. What is left must not be used there.
