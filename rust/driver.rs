@@ -36,6 +36,7 @@
 mod address_space;
 mod advice;
 mod block;
+mod charge;
 mod control;
 mod device_fault;
 mod evict;

@@ -23,7 +23,7 @@ use crate::engine::mask::{PageMask, Region, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::{Location, Outcome};
 use crate::sys::abi as hw;
-use crate::sys::host_page::HostPage;
+use crate::sys::host_page::{HostPage, Need};
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
 use crate::sys::ring::SharedArray;
@@ -490,20 +490,26 @@ impl Space {
 
     /// Pages that have no contents and for which there is no frame get zeros in host memory, where the device reaches them. ENOSPC, ENOMEM.
     fn zero_remotely(&self, block: &Arc<Block>, pages: &PageMask) -> Result {
-        let _charged = self.memcg.charge();
-        let mut locked = block.lock();
-        for page in pages.iter() {
-            if self.may_zero(block, &locked, page) {
+        let result = (|| {
+            for page in pages.iter() {
+                if !self.may_zero(block, &block.lock(), page) {
+                    continue;
+                }
                 if !self.has_room(1) {
                     return Err(ENOSPC);
                 }
-                locked.zero(page, Place::Host(HostPage::zeroed()?), block);
-                locked.pin_to_host(page, block)?;
+                // Made without the lock: that may take long, and others want pages of the block.
+                let zeros = self.page(HostPage::zeroed, Need::Want, Some(block))?;
+                let mut locked = block.lock();
+                if self.may_zero(block, &locked, page) {
+                    locked.zero(page, Place::Host(zeros), block);
+                    locked.pin_to_host(page, block)?;
+                }
             }
-        }
-        drop(locked);
+            Ok(())
+        })();
         self.used(block, Location::Host);
-        Ok(())
+        result
     }
 
     /// Gives those of `pages` that have no contents frames of zeros. Returns the `needed` ones for which there are none.

@@ -16,7 +16,7 @@ use crate::engine::owner::Page;
 use crate::engine::prefetch::{Ahead, Location, Outcome};
 use crate::sys::abi as hw;
 use crate::sys::fault::{Ended, Fault};
-use crate::sys::host_page::HostPage;
+use crate::sys::host_page::{HostPage, Need};
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
 use crate::sys::wait::{killed, Signals, Waited};
@@ -92,13 +92,18 @@ impl Space {
                     return ended;
                 }
                 Next::Again => continue,
-                Next::Zeros => match HostPage::zeroed() {
-                    Ok(page) => {
-                        zeros = Some(page);
-                        continue;
+                Next::Zeros => {
+                    let made = self.spare_page(HostPage::zeroed).or_else(|_| {
+                        // The page gets its contents all the same, and is mapped when the fault comes again.
+                        let keep = fault.unlock().then_some(&*block);
+                        self.page(HostPage::zeroed, Need::Want, keep)
+                    });
+                    match made {
+                        Ok(page) => zeros = Some(page),
+                        Err(_) => return Ended::NoMemory,
                     }
-                    Err(_) => return Ended::NoMemory,
-                },
+                    continue;
+                }
                 Next::Wait(moving, version) => {
                     let limit = (!fault.unlock()).then_some(HELD_UP_MS);
                     moving.await_page(page, version, limit)
@@ -148,13 +153,13 @@ impl Space {
                 return Ended::Again;
             }
         }
+        // The page is not mapped: if it is still wanted it is asked for again.
+        Ended::Done
     }
 
     /// Looks at the page that `fault` wants.
     fn look(
         self: &Arc<Self>,
-        // The page is not mapped: if it is still wanted it is asked for again.
-        Ended::Done
         fault: &Fault<'_>,
         block: &Arc<Block>,
         page: PageIndex,

@@ -17,7 +17,7 @@ use crate::engine::mask::{PageIndex, Region, PAGES};
 use crate::engine::owner::Page;
 use crate::engine::prefetch::Location;
 use crate::sys::host_memory::{zero, HostMemory, Limits};
-use crate::sys::host_page::HostPage;
+use crate::sys::host_page::{HostPage, Need};
 use crate::sys::leaf::Place;
 use crate::sys::node::{Moved, Request};
 use crate::sys::pci::BoundGuard;
@@ -279,7 +279,7 @@ impl Space {
         let run = match self.take_zeroed(1, Some(block), u64::MAX) {
             Ok(run) => run,
             Err(ENOSPC | EAGAIN) => {
-                let filled = HostPage::to_be_filled()?;
+                let filled = self.page(HostPage::to_be_filled, Need::Want, Some(block))?;
                 if caller.copy(&filled, 0, bytes) < bytes {
                     return Err(EFAULT);
                 }
@@ -407,7 +407,7 @@ impl Space {
         let frames = match frames {
             Ok(run) => run,
             Err(ENOSPC | EAGAIN) => {
-                let zeros = HostPage::zeroed()?;
+                let zeros = self.page(HostPage::zeroed, Need::Want, Some(block))?;
                 let mut locked = block.lock();
                 if let Some(page) = PageIndex::new(pages.first()) {
                     if self.may_zero(block, &locked, page) {

@@ -23,7 +23,7 @@ use crate::engine::owner::TransactionId;
 use crate::engine::prefetch::Location;
 use crate::sys::abi as hw;
 use crate::sys::host_memory::HostMemory;
-use crate::sys::host_page::HostPage;
+use crate::sys::host_page::{HostPage, Need};
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
 use crate::sys::wait::{Signals, Waited};
@@ -115,7 +115,7 @@ impl WorkItem for Move {
 }
 
 /// What a move is worth.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Effort {
     /// No eviction, and no wait: pages that find no room stay.
     Gentle,
@@ -270,11 +270,7 @@ impl Move {
         let mut first = first.and(&left);
         loop {
             let urgent = !first.is_empty();
-            let (wanted, effort) = if urgent {
-                (first, effort.max(Effort::Usual))
-            } else {
-                (left, effort)
-            };
+            let wanted = if urgent { first } else { left };
             let Some(page) = wanted.first() else {
                 break;
             };
@@ -346,11 +342,9 @@ impl Move {
         let (run, frame) = self.block.lock().frame_run(pages, first);
         let region = Region::clipped(run.first(), run.outer().min(run.first() + PIECE_PAGES));
         let frame = frame.ok_or(EIO)?;
-        let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
-        let _charged = self.block.space.memcg.charge();
-        for _ in 0..region.len() {
-            memory.push(HostPage::to_be_filled()?, GFP_KERNEL)?;
-        }
+        let memory = self.pages_to_fill(region.len(), urgent, effort)?;
+        // Fewer have come if there is no memory for all.
+        let region = Region::clipped(region.first(), region.first() + memory.len());
         let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::FromDevice)?;
         let device_addr = u64::from(frame) << hw::VFETCH_PAGE_SHIFT;
         self.push(
@@ -361,6 +355,33 @@ impl Move {
             effort,
         )?;
         Ok(region)
+    }
+
+    /// Up to `most` pages of host memory for what comes. An `urgent` page has contents that somebody waits for: it does not fail. The others are no reason
+    /// for anybody else to have less.
+    fn pages_to_fill(
+        self: &Arc<Self>,
+        most: usize,
+        urgent: bool,
+        effort: Effort,
+    ) -> Result<KVec<HostPage>> {
+        let space = &self.block.space;
+        let alloc = HostPage::to_be_filled;
+        let mut pages = KVec::with_capacity(most, GFP_KERNEL)?;
+        while pages.len() < most {
+            let page = match space.spare_page(alloc) {
+                Err(_) if urgent => {
+                    // Who waits for others to go has nothing that they could wait for.
+                    while self.finish_one() {}
+                    let keep = (effort != Effort::Gentle).then_some(&*self.block);
+                    space.page(alloc, Need::Must, keep)?
+                }
+                Err(_) if !pages.is_empty() => break,
+                page => page?,
+            };
+            pages.push(page, GFP_KERNEL)?;
+        }
+        Ok(pages)
     }
 
     fn submit_to_device(
@@ -377,7 +398,8 @@ impl Move {
         let most = run.len() as u32;
         let shown = space.window_frame(&self.block, first);
         let frames = match shown.map_or_else(|| space.try_frames(most, Want::Anything), Ok) {
-            Err(ENOSPC) if effort != Effort::Gentle => {
+            // What somebody waits for is worth more than that.
+            Err(ENOSPC) if urgent || effort != Effort::Gentle => {
                 // Who waits for others to go has nothing that they could wait for.
                 while self.finish_one() {}
                 let limit = if effort == Effort::Must {

@@ -37,7 +37,7 @@ impl WorkItem for Sender {
 }
 
 /// Pages that could come to the device without others going.
-fn free(room: &Room) -> u64 {
+pub(crate) fn free(room: &Room) -> u64 {
     let side = Location::Device;
     room.limit(side).saturating_sub(room.used(side))
 }

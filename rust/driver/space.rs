@@ -195,6 +195,7 @@ impl Space {
         match self.blocks.get(at) {
             Some(block) => Ok(block),
             None => {
+                let _charged = self.charge();
                 let block = self.blocks.get_or_insert(at, Block::new(self, index)?)?;
                 if self.is_closed() {
                     // Whoever closed it may not have seen it.

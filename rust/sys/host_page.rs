@@ -13,7 +13,9 @@ use kernel::prelude::*;
 
 use super::shim;
 
-/// A page of host memory, charged to the memory cgroup of whoever allocated it.
+pub(crate) use super::shim::Need;
+
+/// A page of host memory, charged to the memory cgroup that whoever allocated it [charged to](super::memcg::MemoryCgroup::charge).
 ///
 /// # Invariants
 ///
@@ -28,18 +30,18 @@ unsafe impl Sync for HostPage {}
 
 impl HostPage {
     /// A page of zeros. ENOMEM.
-    pub(crate) fn zeroed() -> Result<Self> {
-        Self::alloc(true)
+    pub(crate) fn zeroed(need: Need) -> Result<Self> {
+        Self::alloc(true, need)
     }
 
     /// A page with anything in it, of which all will be overwritten before anybody sees it. ENOMEM.
-    pub(crate) fn to_be_filled() -> Result<Self> {
-        Self::alloc(false)
+    pub(crate) fn to_be_filled(need: Need) -> Result<Self> {
+        Self::alloc(false, need)
     }
 
-    fn alloc(zeroed: bool) -> Result<Self> {
+    fn alloc(zeroed: bool, need: Need) -> Result<Self> {
         // SAFETY: Callers may sleep.
-        let page = unsafe { shim::vfetch_page_alloc(zeroed) };
+        let page = unsafe { shim::vfetch_page_alloc(zeroed, need) };
         // INVARIANT: The reference is ours.
         NonNull::new(page).map(Self).ok_or(ENOMEM)
     }

@@ -100,10 +100,21 @@ void vfetch_sg_mark_end(struct scatterlist *entry)
 
 /* ---- Pages of host memory ------------------------------------------------ */
 
-/* A page for user space, charged to the caller's memory cgroup, or NULL. */
-struct page *vfetch_page_alloc(bool zeroed)
+/*
+ * A page for user space, charged to the memory cgroup that the caller charges to, or NULL.
+ * __GFP_NOFAIL: the charge goes beyond the cgroup's limit where nobody can be killed for it.
+ */
+struct page *vfetch_page_alloc(bool zeroed, enum vfetch_need need)
 {
-	return alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT | (zeroed ? __GFP_ZERO : 0));
+	gfp_t gfp = GFP_HIGHUSER | __GFP_ACCOUNT;
+
+	if (zeroed)
+		gfp |= __GFP_ZERO;
+	if (need == VFETCH_NEED_SPARE)
+		gfp |= __GFP_NORETRY | __GFP_NOWARN;
+	else if (need == VFETCH_NEED_MUST)
+		gfp |= __GFP_NOFAIL;
+	return alloc_page(gfp);
 }
 
 void vfetch_page_get(struct page *page)

@@ -33,6 +33,13 @@ struct vfetch_fault_place {
 	bool again;
 };
 
+/* How much a page is needed. */
+enum vfetch_need {
+	VFETCH_NEED_SPARE,
+	VFETCH_NEED_WANT,
+	VFETCH_NEED_MUST,
+};
+
 struct file *vfetch_mapping_create(void);
 bool vfetch_kiocb_nowait(const struct kiocb *kiocb);
 bool vfetch_fatal_signal_pending(void);
@@ -46,7 +53,7 @@ bool vfetch_need_resched(void);
 void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes, u32 offset);
 void vfetch_sg_mark_end(struct scatterlist *entry);
 size_t vfetch_iter_zero(struct iov_iter *iter, size_t bytes);
-struct page *vfetch_page_alloc(bool zeroed);
+struct page *vfetch_page_alloc(bool zeroed, enum vfetch_need need);
 void vfetch_page_get(struct page *page);
 void vfetch_page_put(struct page *page);
 int vfetch_page_count(struct page *page);

@@ -25,6 +25,18 @@ pub(super) struct FaultPlace {
     pub(super) again: bool,
 }
 
+/// How much a page of host memory is needed.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// It can be done without: nobody goes far for it.
+    Spare,
+    /// As any process needs memory: somebody may be killed for it.
+    Want,
+    /// There is no doing without: it is found, and charged beyond the cgroup's limit if it must be.
+    Must,
+}
+
 extern "C" {
     /// An anonymous file with an `address_space` of its own, or an `ERR_PTR`.
     pub(super) fn vfetch_mapping_create() -> *mut bindings::file;
@@ -58,8 +70,8 @@ extern "C" {
     /// Zeroes up to `bytes` of the buffer of `iter`, which must be valid, and moves it on. Returns how many.
     /// Pages that are not there are waited for unless `iter` says not to.
     pub(super) fn vfetch_iter_zero(iter: *mut bindings::iov_iter, bytes: usize) -> usize;
-    /// A page for user space, charged to the caller's memory cgroup, or NULL.
-    pub(super) fn vfetch_page_alloc(zeroed: bool) -> *mut bindings::page;
+    /// A page for user space, charged to the memory cgroup that the caller charges to, or NULL. The caller may sleep.
+    pub(super) fn vfetch_page_alloc(zeroed: bool, need: Need) -> *mut bindings::page;
     /// Maps memory from the allocator for a device, which must be bound. `false` if it cannot be.
     pub(super) fn vfetch_dma_map(
         dev: *mut bindings::device,

@@ -20,6 +20,9 @@
  * short of memory pages go to the device, as far as it has memory that nobody uses. What user space knows better it can say
  * (VFETCH_IOC_ADVISE).
  *
+ * Host memory is charged to the memory cgroup of the process that opened the file, whoever uses the space. Where that cgroup has no room left
+ * for it, pages of the space go to the device likewise, before anybody is killed.
+ *
  * MMAP. Shared mappings only (EINVAL otherwise), at any offset and length; they may be larger than the space. SIGBUS: a page
  * beyond the space's end; a lost page; no room for new contents; or the device did not deliver.
  * Mappings are inherited by fork(), may be moved but not grown by mremap(), and are left out of core dumps. Their pages can be used for
@@ -57,7 +60,7 @@
  *   EINVAL   negative offset
  *   EIO      the transfer failed or timed out; or the page was lost (below)
  *   ENODEV   the device is gone, or the function was unbound
- *   ENOMEM   no kernel memory for the transfer
+ *   ENOMEM   no kernel memory for the transfer, or for new contents
  *   ENOSPC   write at or beyond the space's end
  *
  * LOST PAGES. A function reset (sysfs `reset`, or a recovery that a queue reset
@@ -329,8 +332,8 @@ struct vfetch_submit {
  * struct vfetch_wait - waits for a job
  * @flags: in: must be 0
  * @status: out: 0, or why the job ended: EINVAL a bad argument; ERANGE it left the space, at the offset @value; EIO
- *	it touched a lost page, or its queue was reset; ENOSPC there was no room for what it wrote;
- *	ENOMEM no kernel memory for what it touched; ECANCELED; ENODEV the device is gone
+ *	it touched a lost page, or its queue was reset; ENOSPC there was no room for what it wrote, ENOMEM no kernel memory;
+ *	ECANCELED; ENODEV the device is gone
  * @id: in: of the job
  * @timeout_ns: in: for how long to wait at most; negative: for ever. Rounded up to milliseconds
  * @value: out: of the job, by its kind

@@ -4,6 +4,7 @@
 
 pub(crate) mod absent;
 pub(crate) mod buffer;
+pub(crate) mod cgroup;
 pub(crate) mod errno;
 pub(crate) mod limit;
 pub(crate) mod machine;

@@ -4,6 +4,7 @@
 
 mod advised;
 mod broken;
+mod charged;
 mod coherent;
 pub(crate) mod direct;
 mod evicted;
@@ -110,8 +111,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 mapping::a_mapping_keeps_the_space,
                 mapping::a_forked_child_shares_the_pages,
                 mapping::a_moved_mapping_is_the_same_memory,
-                mapping::what_is_left_of_a_mapping_works,
                 mapping::a_mapping_does_not_grow_and_is_in_no_core_dump,
+                mapping::what_is_left_of_a_mapping_works,
                 mapping::rights_are_taken_and_given,
                 mapping::advice_changes_no_contents,
                 mapping::a_file_opened_for_reading_is_not_written,
@@ -144,6 +145,15 @@ pub(crate) fn groups() -> Vec<Group> {
                 evicted::residency_tells_where_pages_are,
                 policies::policies_that_cannot_be_are_refused,
                 policies::every_policy_moves_pages_right_and_is_counted,
+            ],
+        },
+        Group {
+            name: "charged",
+            about: "the memory cgroup that host pages are charged to",
+            tests: bounded![60:
+                charged::host_pages_are_charged_to_who_opened_the_file,
+                charged::a_full_cgroup_has_pages_go_to_the_device_and_nobody_is_killed,
+                charged::without_any_memory_new_contents_are_refused_and_others_stay,
             ],
         },
         Group {
@@ -256,6 +266,7 @@ pub(crate) fn groups() -> Vec<Group> {
             tests: bounded![60:
                 waits::a_killed_process_does_not_wait_for_its_page,
                 waits::mappings_change_while_a_page_is_awaited,
+                waits::mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile,
             ],
         },
         Group {
@@ -267,5 +278,4 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
         },
     ]
-                waits::mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile,
 }
