@@ -9,6 +9,8 @@ use core::mem::offset_of;
 
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, new_spinlock_irq, Arc, Mutex, SpinLockIrq};
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 
 use super::address_space::Asid;
 use super::block::Block;
@@ -38,6 +40,9 @@ pub(crate) const VECTOR: u32 = 3;
 /// Records that send a message at once, and the age at which fewer do: a batch of parallel strands comes within that.
 const MIN: u32 = 32;
 const WAIT_NS: u32 = 2000;
+
+/// How long strands wait before they ask for pages again for which there was no memory.
+const SHORT: Delta = Delta::from_millis(1);
 
 const _: () = assert!(ORDER <= hw::VFETCH_FAULT_MAX_ORDER);
 const _: () = assert!(VECTOR < hw::VFETCH_MSIX_VECTORS);
@@ -242,6 +247,8 @@ struct Served {
     any: bool,
     /// When pages can be asked for that are not to be taken yet.
     until_us: Option<u64>,
+    /// There was no memory to serve pages that have contents, and so do not fail for that.
+    short: bool,
 }
 
 impl Served {
@@ -329,6 +336,9 @@ impl Function {
             // They would only ask again.
             nap(until_us);
         }
+        if served.short {
+            fsleep(SHORT);
+        }
         let mut last = None;
         for fault in batch.iter() {
             if last.replace(fault.asid) != Some(fault.asid) {
@@ -372,8 +382,17 @@ impl Space {
         let lost = match result {
             Ok(lost) => lost,
             Err(error) => {
+                let kept = if error == ENOMEM {
+                    self.contents_of(index)
+                } else {
+                    PageMask::EMPTY
+                };
                 for fault in faults {
-                    self.fail_job(fault.job, error, fault.page.saturating_mul(PAGE));
+                    if kept.has(index_of(fault.page).1) {
+                        served.short = true;
+                    } else {
+                        self.fail_job(fault.job, error, fault.page.saturating_mul(PAGE));
+                    }
                 }
                 return;
             }
@@ -385,7 +404,15 @@ impl Space {
         }
     }
 
-    /// Serves `faulted` pages of block `index`. Returns those that are lost.
+    /// Pages of block `index` that have, or had, contents.
+    fn contents_of(&self, index: u64) -> PageMask {
+        match self.block(index) {
+            Some(block) => PageMask::ALL.minus(&block.lock().of(Page::None)),
+            None => PageMask::EMPTY,
+        }
+    }
+
+    /// Serves `faulted` pages of block `index`. Returns those that are lost. ENOMEM: those that have contents are to be asked for again.
     fn serve_pages(
         self: &Arc<Self>,
         index: u64,
@@ -458,8 +485,15 @@ impl Space {
             if !wanted.is_empty() && locked.has_room_for_move() {
                 let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
                 let generation = locked.generation();
-                let one = Move::new(&block, wanted, Location::Device, generation, hold)?;
-                began = locked.begin(&one, false);
+                match Move::new(&block, wanted, Location::Device, generation, hold) {
+                    Ok(one) => began = locked.begin(&one, false),
+                    // No memory for that: what is wanted is reached where it is.
+                    Err(_) => {
+                        for page in host.iter() {
+                            locked.pin_to_host(page, &block)?;
+                        }
+                    }
+                }
             } else if !wanted.is_empty() {
                 // Some move must end first.
                 let version = block.version();
