@@ -181,7 +181,7 @@ impl Space {
         let stay = advice.stays_on_host();
         let mut reached = PageMask::EMPTY;
         if host.intersects(&stay) {
-            for page in locked.of(Page::Host { remote: false }).and(&stay).iter() {
+            for page in locked.among(&stay, Page::Host { remote: false }).iter() {
                 // Where it cannot be done the page moves, as others do.
                 if locked.pin_to_host(page, block).is_ok() {
                     reached.add(page);

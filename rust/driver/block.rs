@@ -2,8 +2,8 @@
 
 //! A block of a space: who owns each of its pages, where it is, and what is being done to it.
 //!
-//! What an event leads to is decided by the engine (`engine::owner`); pages in the same state take the step together. Here are
-//! the states of all pages, as sets, and the steps' actions on them. What sleeps ([`super::migrate`]) is done without the lock.
+//! What an event leads to is decided by the engine (`engine::owner`); pages in the same state take the step together
+//! (`engine::states`). Here are the steps' actions on them. What sleeps ([`super::migrate`]) is done without the lock.
 
 use kernel::list::{impl_list_arc_safe, impl_list_item, AtomicTracker, ListLinks, TryNewListArc};
 use kernel::prelude::*;
@@ -19,6 +19,7 @@ use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
 use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, TransactionId};
 use crate::engine::prefetch::{BlockState, Location, Outcome};
+use crate::engine::states::States;
 use crate::sys::abi as hw;
 use crate::sys::host_page::BorrowedPage;
 use crate::sys::leaf::{Leaf, Place};
@@ -93,16 +94,9 @@ impl Listed<1> for Block {
 pub(crate) struct Pages {
     /// The generation of the function's memory that this is true of.
     generation: u32,
-    /// Pages that the host owns, and that the device owns.
-    host: PageMask,
-    device: PageMask,
-    /// Pages that are lost.
-    lost: PageMask,
-    /// Pages that are part of one of `moves`.
-    busy: PageMask,
-    /// Pages that stay where they are, and are reached remotely.
-    pinned: PageMask,
-    /// Those of them that were so when [`Upkeep`] last looked, and whether it will look again.
+    /// The states of the pages. Those that are busy are part of one of `moves`, or are being discarded.
+    states: States,
+    /// Pages that stayed on the host, to be reached there, when [`Upkeep`] last looked, and whether it will look again.
     ///
     /// [`Upkeep`]: super::upkeep::Upkeep
     pinned_long: PageMask,
@@ -180,11 +174,7 @@ impl Block {
                 pages <- new_mutex!(
                     Pages {
                         generation,
-                        host: PageMask::EMPTY,
-                        device: PageMask::EMPTY,
-                        lost: PageMask::EMPTY,
-                        busy: PageMask::EMPTY,
-                        pinned: PageMask::EMPTY,
+                        states: States::NEW,
                         pinned_long: PageMask::EMPTY,
                         looked_after: false,
                         mapped: PageMask::EMPTY,
@@ -306,129 +296,66 @@ impl Block {
     }
 }
 
+/// What takes a page to `to`, by transaction `id`; also if it is pinned, if it `must`.
+const fn taking(to: Location, id: TransactionId, must: bool) -> Event {
+    if must {
+        Event::Evict { to, id }
+    } else {
+        Event::Bring { to, id }
+    }
+}
+
 /// The pages of a block, locked.
 pub(crate) type Locked<'a> =
     kernel::sync::lock::Guard<'a, Pages, kernel::sync::lock::mutex::MutexBackend>;
 
 impl Pages {
-    /// All pages that are in a state.
-    pub(crate) fn of(&self, state: Page) -> PageMask {
-        let owned = |owner: &PageMask, pinned: bool| {
-            let owner = owner.minus(&self.busy);
-            if pinned {
-                owner.and(&self.pinned)
-            } else {
-                owner.minus(&self.pinned)
-            }
-        };
-        match state {
-            Page::None => {
-                let some = self.host.or(&self.device).or(&self.lost).or(&self.busy);
-                PageMask::ALL.minus(&some)
-            }
-            Page::Host { remote } => owned(&self.host, remote),
-            Page::Device { window } => owned(&self.device, window),
-            Page::Lost => self.lost.minus(&self.busy),
-            Page::Revoking(..) | Page::Moving(..) => self.busy,
-            // There are no copies yet.
-            Page::Copied | Page::Copying(_) => PageMask::EMPTY,
-        }
+    /// Those of `pages` that are in a state.
+    pub(crate) fn among(&self, pages: &PageMask, state: Page) -> PageMask {
+        self.states.among(pages, state)
     }
-
-    /// The states that pages can be in between moves.
-    const STATES: [Page; 6] = [
-        Page::None,
-        Page::Host { remote: false },
-        Page::Host { remote: true },
-        Page::Device { window: false },
-        Page::Device { window: true },
-        Page::Lost,
-    ];
 
     /// The state of a page; `None` if it is part of a move.
     pub(crate) fn state(&self, page: PageIndex) -> Option<Page> {
-        if self.busy.has(page) {
-            return None;
-        }
-        let pinned = self.pinned.has(page);
-        Some(if self.host.has(page) {
-            Page::Host { remote: pinned }
-        } else if self.device.has(page) {
-            Page::Device { window: pinned }
-        } else if self.lost.has(page) {
-            Page::Lost
-        } else {
-            Page::None
-        })
+        self.states.of(page)
     }
 
     /// `pages` are in `state` from now on.
     fn enter(&mut self, pages: &PageMask, state: Page, block: &Block) {
-        let before = (
-            self.host.count_common(pages),
-            self.device.count_common(pages),
-        );
-        self.enter_uncounted(pages, state);
-        let after = match state.owner() {
-            Some(Location::Host) => (pages.count_common(pages), 0),
-            Some(Location::Device) => (0, pages.count_common(pages)),
-            None => (0, 0),
-        };
+        let before = self.states.enter(pages, state);
+        let (mut host, mut device) = (0, 0);
+        match state.owner() {
+            Some(Location::Host) => host = pages.count(),
+            Some(Location::Device) => device = pages.count(),
+            None => {}
+        }
+        if (before.host, before.device) == (host, device) {
+            return;
+        }
         for room in [&block.space.room, &block.space.function.room] {
-            room.count(Location::Host, before.0, after.0);
-            room.count(Location::Device, before.1, after.1);
-        }
-    }
-
-    fn enter_uncounted(&mut self, pages: &PageMask, state: Page) {
-        for set in [
-            &mut self.host,
-            &mut self.device,
-            &mut self.lost,
-            &mut self.busy,
-            &mut self.pinned,
-        ] {
-            *set = set.minus(pages);
-        }
-        let (set, pinned) = match state {
-            Page::None => return,
-            Page::Host { remote } => (&mut self.host, remote),
-            Page::Device { window } => (&mut self.device, window),
-            Page::Lost => (&mut self.lost, false),
-            Page::Copied | Page::Copying(_) | Page::Revoking(..) | Page::Moving(..) => {
-                let owner = state.owner();
-                self.busy = self.busy.or(pages);
-                match owner {
-                    Some(Location::Host) => (&mut self.host, false),
-                    Some(Location::Device) => (&mut self.device, false),
-                    None => return,
-                }
-            }
-        };
-        *set = set.or(pages);
-        if pinned {
-            self.pinned = self.pinned.or(pages);
+            room.count(Location::Host, before.host, host);
+            room.count(Location::Device, before.device, device);
         }
     }
 
     /// Pages that the host owns, those on their way from it included.
     pub(crate) fn host(&self) -> &PageMask {
-        &self.host
+        self.states.host()
     }
 
     /// Pages that the device owns, those on their way from it included.
     pub(crate) fn device(&self) -> &PageMask {
-        &self.device
+        self.states.device()
     }
 
     /// Pages that are on their way.
     pub(crate) fn busy(&self) -> &PageMask {
-        &self.busy
+        self.states.busy()
     }
 
     /// Pages that are lost.
     pub(crate) fn lost(&self) -> &PageMask {
-        &self.lost
+        self.states.lost()
     }
 
     /// Pages that processes may have mapped.
@@ -460,7 +387,7 @@ impl Pages {
 
     /// Whether no page has contents, or is about to.
     pub(crate) fn is_empty(&self) -> bool {
-        self.of(Page::None) == PageMask::ALL
+        self.states.is_empty()
     }
 
     /// Brings it up to `generation` of the function's memory: what was in frames before is lost.
@@ -468,11 +395,9 @@ impl Pages {
         if self.generation == generation {
             return;
         }
-        for state in Self::STATES {
-            let pages = self.of(state);
-            if !pages.is_empty() {
-                self.take_step(&pages, &state.on(Event::Reset), block);
-            }
+        let mut left = PageMask::ALL;
+        while let Some((state, pages)) = self.states.next_group(&mut left) {
+            self.take_step(&pages, &state.on(Event::Reset), block);
         }
         // The device's page table starts anew: what it reached remotely it asks for again.
         for page in 0..PAGES {
@@ -498,7 +423,11 @@ impl Pages {
             evicts: false,
             watch: None,
         };
-        let was_device = self.device.and(pages);
+        // The reset has scrubbed their frames.
+        let scrubbed = match step.page {
+            Page::Lost => self.device().and(pages),
+            _ => PageMask::EMPTY,
+        };
         self.enter(pages, step.page, block);
         for action in step.actions.iter() {
             match action {
@@ -531,10 +460,7 @@ impl Pages {
                 _ => {}
             }
         }
-        if step.page == Page::Lost {
-            // The reset has scrubbed them.
-            self.free(&was_device, true, self.generation, block);
-        }
+        self.free(&scrubbed, true, self.generation, block);
         revocation
     }
 
@@ -611,7 +537,7 @@ impl Pages {
     #[must_use]
     pub(crate) fn zero_all(&mut self, region: Region, first: u32, block: &Block) -> bool {
         let pages = PageMask::from(region);
-        if self.dead || self.of(Page::None).and(&pages) != pages {
+        if self.dead || self.among(&pages, Page::None) != pages {
             return false;
         }
         for (page, frame) in region.pages().zip(first..) {
@@ -675,7 +601,7 @@ impl Pages {
     /// them has it forget them; until then it goes on reaching them, which it had better not.
     pub(crate) fn unpin(&mut self, pages: &PageMask, block: &Block) -> PageMask {
         let state = Page::Host { remote: true };
-        let pinned = self.of(state).and(pages);
+        let pinned = self.among(pages, state);
         if pinned.is_empty() {
             return pinned;
         }
@@ -696,7 +622,7 @@ impl Pages {
     /// Whoever moves them does that too.
     pub(crate) fn unpin_window(&mut self, pages: &PageMask, block: &Block) -> PageMask {
         let state = Page::Device { window: true };
-        let pinned = self.of(state).and(pages);
+        let pinned = self.among(pages, state);
         if !pinned.is_empty() {
             self.take_step(&pinned, &state.on(Event::Unpin), block);
         }
@@ -709,7 +635,7 @@ impl Pages {
         let pinned = Page::Host { remote: true };
         // Those that thrashed are somebody else's.
         let stay = stay.or(self.thrashing.pinned());
-        let long = self.of(pinned).and(&self.pinned_long).minus(&stay);
+        let long = self.among(&self.pinned_long, pinned).minus(&stay);
         let mut old = long;
         for page in long.iter() {
             if self.host_page(page).is_some_and(|page| page.is_held()) {
@@ -717,7 +643,7 @@ impl Pages {
             }
         }
         let remembered = self.unpin(&old, block);
-        self.pinned_long = self.of(pinned).minus(&stay);
+        self.pinned_long = self.among(self.host(), pinned).minus(&stay);
         self.looked_after = !self.pinned_long.is_empty() && !self.dead;
         (remembered, self.looked_after)
     }
@@ -737,11 +663,12 @@ impl Pages {
         if region.len() == 1 {
             return (region, state);
         }
-        let of = match state {
-            None => self.busy,
-            Some(state) => self.of(state),
+        let pages = PageMask::from(region);
+        let alike = match state {
+            None => self.busy().and(&pages),
+            Some(state) => self.among(&pages, state),
         };
-        let (run, _) = of.leading_run(region);
+        let (run, _) = alike.leading_run(region);
         if !matches!(state, Some(Page::Device { .. })) {
             return (run, state);
         }
@@ -766,16 +693,12 @@ impl Pages {
         if self.fixed {
             return PageMask::EMPTY;
         }
-        let id = TransactionId(0);
-        let event = if must {
-            Event::Evict { to, id }
-        } else {
-            Event::Bring { to, id }
-        };
+        let event = taking(to, TransactionId(0), must);
         let mut movable = PageMask::EMPTY;
-        for state in Self::STATES {
+        let mut left = *wanted;
+        while let Some((state, pages)) = self.states.next_group(&mut left) {
             if matches!(state.on(event).page, Page::Revoking(Purpose::Move(_), _)) {
-                movable = movable.or(&self.of(state).and(wanted));
+                movable = movable.or(&pages);
             }
         }
         movable
@@ -785,12 +708,7 @@ impl Pages {
     pub(crate) fn begin(&mut self, this: &Arc<Move>, must: bool) -> Option<Begun> {
         let place = self.moves.iter_mut().find(|place| place.is_none())?;
         *place = Some(this.clone());
-        let (to, id) = (this.to, this.id);
-        let event = if must {
-            Event::Evict { to, id }
-        } else {
-            Event::Bring { to, id }
-        };
+        let event = taking(this.to, this.id, must);
         let mut all = Revocation {
             pages: this.pages,
             unmap: false,
@@ -799,20 +717,18 @@ impl Pages {
             evicts: must,
             watch: None,
         };
-        for state in Self::STATES {
-            let pages = self.of(state).and(&this.pages);
-            if !pages.is_empty() {
-                let one = self.take_step(&pages, &state.on(event), &this.block);
-                all.unmap |= one.unmap;
-                all.invalidate = all.invalidate.or(&one.invalidate);
-            }
+        let mut left = this.pages;
+        while let Some((state, pages)) = self.states.next_group(&mut left) {
+            let one = self.take_step(&pages, &state.on(event), &this.block);
+            all.unmap |= one.unmap;
+            all.invalidate = all.invalidate.or(&one.invalidate);
         }
         if all.unmap {
             self.mapped = self.mapped.minus(&this.pages);
         }
         if let Some(params) = &this.block.space.function.thrashing {
-            if self.thrashing.moved(params, to, &this.pages) {
-                all.watch = Some(to);
+            if self.thrashing.moved(params, this.to, &this.pages) {
+                all.watch = Some(this.to);
             }
         }
         let trace = &this.block.space.function.trace;
@@ -929,11 +845,8 @@ impl Pages {
             evicts: false,
             watch: None,
         };
-        for state in Self::STATES {
-            let pages = self.of(state).and(&wanted);
-            if pages.is_empty() {
-                continue;
-            }
+        let mut left = wanted;
+        while let Some((state, pages)) = self.states.next_group(&mut left) {
             let step = state.on(Event::Discard { id });
             let one = self.take_step(&pages, &step, block);
             if matches!(step.page, Page::Revoking(..)) {
@@ -959,8 +872,8 @@ impl Pages {
         let id = TransactionId(0);
         for owner in [Location::Host, Location::Device] {
             let mine = match owner {
-                Location::Host => self.host.and(pages),
-                Location::Device => self.device.and(pages),
+                Location::Host => self.host().and(pages),
+                Location::Device => self.device().and(pages),
             };
             if !mine.is_empty() {
                 // Before the step does, which knows nothing of scrubbing.

@@ -407,7 +407,10 @@ impl Space {
     /// Pages of block `index` that have, or had, contents.
     fn contents_of(&self, index: u64) -> PageMask {
         match self.block(index) {
-            Some(block) => PageMask::ALL.minus(&block.lock().of(Page::None)),
+            Some(block) => {
+                let none = block.lock().among(&PageMask::ALL, Page::None);
+                PageMask::ALL.minus(&none)
+            }
             None => PageMask::EMPTY,
         }
     }
@@ -430,7 +433,7 @@ impl Space {
                 continue;
             }
             self.attach_locked(&mut locked, &block)?;
-            let is = |state: Page| locked.of(state).and(faulted);
+            let is = |state: Page| locked.among(faulted, state);
             let lost = is(Page::Lost);
             let (absent, moving) = (is(Page::None), locked.busy().and(faulted));
             let advice = self.advice.of_block(index);
@@ -450,7 +453,7 @@ impl Space {
                 Page::Device { window: false },
                 Page::Device { window: true },
             ] {
-                let here = locked.of(state).and(faulted);
+                let here = locked.among(faulted, state);
                 locked.grant(&here, state)?;
             }
             self.feedback(&mut locked, Outcome::Late, &moving);
@@ -477,7 +480,7 @@ impl Space {
                 Location::Device,
                 bounds,
             );
-            let zeros = locked.of(Page::None).and(&hint.pages).or(&absent);
+            let zeros = locked.among(&hint.pages, Page::None).or(&absent);
             let wanted = host.or(&locked.movable(&hint.pages, Location::Device, false));
             let not = hint.pages.minus(&wanted).minus(&zeros);
             self.feedback(&mut locked, Outcome::Dropped, &not);
@@ -599,7 +602,7 @@ impl Space {
             return;
         }
         let mut locked = moving.block.lock();
-        let stayed = locked.of(Page::Host { remote: false }).and(pages);
+        let stayed = locked.among(pages, Page::Host { remote: false });
         for page in stayed.iter() {
             // Where even that cannot be, the strand faults again.
             let _ = locked.pin_to_host(page, &moving.block);

@@ -17,6 +17,7 @@ pub mod page;
 pub mod params;
 pub mod policy;
 pub mod prefetch;
+pub mod states;
 pub mod thrashing;
 pub mod tree;
 

@@ -312,6 +312,22 @@ impl PageMask {
         })
     }
 
+    /// The pages that `f` makes of each word of the set that has any, and the same word of the `others`.
+    pub(super) fn with_words<const N: usize>(
+        &self,
+        others: [&Self; N],
+        f: impl Fn(u64, [u64; N]) -> u64,
+    ) -> Self {
+        let mut words = self.0;
+        for (index, word) in words.iter_mut().enumerate() {
+            if *word != 0 {
+                let same = |other: &Self| other.0.get(index).copied().unwrap_or(0);
+                *word = f(*word, others.map(same));
+            }
+        }
+        Self(words)
+    }
+
     fn zip(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
         let mut words = [0; WORDS];
         for (word, (a, b)) in words.iter_mut().zip(self.0.iter().zip(other.0.iter())) {
