@@ -56,18 +56,15 @@ struct Entries([u64; ENTRIES]);
 #[derive(Zeroable)]
 struct Marks([u8; ENTRIES]);
 
-/// Pages of host memory that the device reaches, or may remember that it does.
+/// Of pages of host memory that the device reaches, or may remember that it does, what their entries do not say: while the entry is valid
+/// and has the bus address, the page; afterwards, when it has the page again, the bus address with `MAPPED`.
 #[derive(Zeroable)]
-struct Remote([RemotePage; ENTRIES]);
+struct Remote([u64; REMOTE_PAGES]);
 
-#[derive(Clone, Copy, Zeroable)]
-struct RemotePage {
-    /// Where it is mapped for the device; only if `mapped`.
-    bus: DmaAddress,
-    mapped: bool,
-    /// The page, while its entry is valid.
-    page: Option<NonNull<bindings::page>>,
-}
+/// Pages that such a part tells of: few of a block are reached remotely, and those are neighbours.
+const REMOTE_PAGES: usize = 64;
+/// In the bus address of a page: it is mapped.
+const MAPPED: u64 = 1;
 
 /// Where a device finds a leaf.
 #[derive(Clone, Copy)]
@@ -83,12 +80,13 @@ pub(crate) struct LeafAddress {
 /// # Invariants
 ///
 /// - An entry is 0; or has `FRAME`; or is not valid, has `HOST` and is otherwise a pointer to a page to which the leaf has a reference; or
-///   is valid, has `REMOTE`, and its page in `remote` is one to which the leaf has a reference.
-/// - If it is attached, entries and marks are mapped for that device, and so are the pages that `remote` says are mapped. The device is bound.
+///   is valid, has `REMOTE` and the bus address of its page, which is the one in `remote`, to which the leaf has a reference.
+/// - If it is attached, entries and marks are mapped for that device, and so are the pages whose bus addresses entries or `remote` have. The
+///   device is bound. Else there are no such pages.
 pub(crate) struct Leaf {
     entries: KBox<Entries>,
     marks: Option<KBox<Marks>>,
-    remote: Option<KBox<Remote>>,
+    remote: [Option<KBox<Remote>>; ENTRIES / REMOTE_PAGES],
     attached: Option<(ARef<Device>, LeafAddress)>,
 }
 
@@ -104,7 +102,7 @@ impl Leaf {
             // INVARIANT: All are 0, and nothing is attached.
             entries: KBox::init(pin_init::init_zeroed::<Entries>(), GFP_KERNEL_ACCOUNT)?,
             marks: None,
-            remote: None,
+            remote: [const { None }; ENTRIES / REMOTE_PAGES],
             attached: None,
         })
     }
@@ -127,14 +125,37 @@ impl Leaf {
         }
     }
 
-    fn remote_page(&self, page: usize) -> Option<RemotePage> {
-        self.remote.as_ref()?.0.get(page).copied()
+    /// What `remote` has of a page.
+    fn remote_word(&self, page: usize) -> u64 {
+        let part = self.remote.get(page / REMOTE_PAGES);
+        let part = part.and_then(Option::as_ref);
+        let word = part.and_then(|part| part.0.get(page % REMOTE_PAGES));
+        word.copied().unwrap_or(0)
+    }
+
+    fn set_remote_word(&mut self, page: usize, word: u64) {
+        if let Some(Some(part)) = self.remote.get_mut(page / REMOTE_PAGES) {
+            if let Some(place) = part.0.get_mut(page % REMOTE_PAGES) {
+                *place = word;
+            }
+        }
+    }
+
+    /// Where a page of host memory is mapped for the device.
+    fn mapped_at(&self, page: usize) -> Option<DmaAddress> {
+        let entry = self.entry(page);
+        if entry & (REMOTE | VALID) == REMOTE | VALID {
+            return Some(entry & hw::VFETCH_PTE_ADDRESS);
+        }
+        let word = self.remote_word(page);
+        (word & MAPPED != 0).then_some(word & !MAPPED)
     }
 
     fn host_pointer(&self, page: usize) -> Option<NonNull<bindings::page>> {
         let entry = self.entry(page);
         if entry & (REMOTE | VALID) == REMOTE | VALID {
-            return self.remote_page(page)?.page;
+            // CAST: pointers have 64 bits.
+            return NonNull::new(self.remote_word(page) as *mut bindings::page);
         }
         if entry & (HOST | VALID) != HOST {
             return None;
@@ -184,8 +205,11 @@ impl Leaf {
             Some(pointer) => Place::Host(unsafe { HostPage::from_raw(pointer) }),
             None => self.frame(page).map_or(Place::Nowhere, Place::Frame),
         };
+        let mapped = self.mapped_at(page);
         self.set(page, 0);
-        self.unmap_remote(page);
+        if let Some(at) = mapped {
+            self.unmap_remote(page, at);
+        }
         place
     }
 
@@ -206,9 +230,12 @@ impl Leaf {
             return false;
         }
         match self.host_pointer(page) {
-            // INVARIANT: The reference goes from `remote` to the entry.
-            // CAST: pointers have 64 bits.
-            Some(pointer) => self.set(page, pointer.as_ptr() as u64 | HOST),
+            // INVARIANT: The reference goes from `remote` to the entry, and the bus address the other way.
+            Some(pointer) => {
+                self.set_remote_word(page, entry & hw::VFETCH_PTE_ADDRESS | MAPPED);
+                // CAST: pointers have 64 bits.
+                self.set(page, pointer.as_ptr() as u64 | HOST);
+            }
             None => self.set(page, entry & (hw::VFETCH_PTE_ADDRESS | FRAME)),
         }
         true
@@ -216,7 +243,7 @@ impl Leaf {
 
     /// Whether the device may remember that it reached the page in host memory, although it does not any more.
     pub(crate) fn may_be_remembered(&self, page: usize) -> bool {
-        self.remote_page(page).is_some_and(|page| page.mapped)
+        self.mapped_at(page).is_some()
     }
 
     // ---- Devices --------------------------------------------------------------------------------
@@ -271,7 +298,9 @@ impl Leaf {
         }
         for page in 0..ENTRIES {
             self.forbid(page);
-            self.unmap_remote(page);
+            if let Some(at) = self.mapped_at(page) {
+                self.unmap_remote(page, at);
+            }
         }
         if let Some((_, address)) = self.attached.take() {
             let raw = as_raw(device.device());
@@ -286,56 +315,51 @@ impl Leaf {
     /// Lets the attached device reach a page that is in host memory, there. EINVAL if it is not, or nothing is attached; ENOMEM, EIO.
     pub(crate) fn allow_remote(&mut self, page: usize) -> Result {
         let pointer = self.host_pointer(page).ok_or(EINVAL)?;
-        if self.remote.is_none() {
-            self.remote = Some(KBox::init(
-                pin_init::init_zeroed::<Remote>(),
-                GFP_KERNEL_ACCOUNT,
-            )?);
+        if self.entry(page) & VALID != 0 {
+            return Ok(());
         }
+        let known = self.mapped_at(page);
         let (device, _) = self.attached.as_ref().ok_or(EINVAL)?;
-        let remote = self.remote.as_deref_mut().ok_or(ENOMEM)?;
-        let one = remote.0.get_mut(page).ok_or(EINVAL)?;
-        if !one.mapped {
-            // SAFETY: By the invariants the device is bound, and the page ours until it was unmapped.
-            if !unsafe {
-                shim::vfetch_dma_map_page(
-                    as_raw(device),
-                    pointer.as_ptr(),
-                    0,
-                    1 << hw::VFETCH_PAGE_SHIFT,
-                    DataDirection::Bidirectional.into(),
-                    &mut one.bus,
-                )
-            } {
-                return Err(EIO);
-            }
-            // INVARIANT: It is mapped.
-            one.mapped = true;
+        let part = self.remote.get_mut(page / REMOTE_PAGES).ok_or(EINVAL)?;
+        if part.is_none() {
+            let new = KBox::init(pin_init::init_zeroed::<Remote>(), GFP_KERNEL_ACCOUNT)?;
+            *part = Some(new);
         }
-        // INVARIANT: The reference goes from the entry to `remote`.
-        one.page = Some(pointer);
-        let bus = one.bus;
+        let bus = match known {
+            Some(bus) => bus,
+            None => {
+                let mut bus = 0;
+                // SAFETY: By the invariants the device is bound, and the page ours until it was unmapped.
+                if !unsafe {
+                    shim::vfetch_dma_map_page(
+                        as_raw(device),
+                        pointer.as_ptr(),
+                        0,
+                        1 << hw::VFETCH_PAGE_SHIFT,
+                        DataDirection::Bidirectional.into(),
+                        &mut bus,
+                    )
+                } {
+                    return Err(EIO);
+                }
+                bus
+            }
+        };
+        // INVARIANT: The reference goes from the entry to `remote`, and the entry gets the address at which the page is mapped.
+        // CAST: pointers have 64 bits.
+        self.set_remote_word(page, pointer.as_ptr() as u64);
         self.set(page, bus & hw::VFETCH_PTE_ADDRESS | VALID | WRITE | REMOTE);
         Ok(())
     }
 
-    /// Unmaps a page of host memory that the device does not use any more.
-    fn unmap_remote(&mut self, page: usize) {
-        let Some((device, _)) = &self.attached else {
-            return;
-        };
-        let remote = self.remote.as_deref_mut();
-        if let Some(one) = remote.and_then(|remote| remote.0.get_mut(page)) {
-            if one.mapped {
-                // SAFETY: By the invariants it is mapped like this, and the device is bound.
-                unsafe {
-                    shim::vfetch_dma_unmap(as_raw(device), one.bus, 1 << hw::VFETCH_PAGE_SHIFT)
-                };
-                // INVARIANT: It is not any more.
-                one.mapped = false;
-            }
-            one.page = None;
+    /// Unmaps a page of host memory, mapped at `at`, that the device does not use any more. Its entry does not have the address.
+    fn unmap_remote(&mut self, page: usize, at: DmaAddress) {
+        if let Some((device, _)) = &self.attached {
+            // SAFETY: By the invariants it is mapped like this, and the device is bound.
+            unsafe { shim::vfetch_dma_unmap(as_raw(device), at, 1 << hw::VFETCH_PAGE_SHIFT) };
         }
+        // INVARIANT: It is not any more.
+        self.set_remote_word(page, 0);
     }
 
     /// Which of `pages`, one bit for each of the 64 pages of `group`, the device has used since it was last asked. It says so again only after
