@@ -34,7 +34,7 @@ echo "  instructions of single operations" >&2
 # The numbers of pages are not divided: what is counted needs whole blocks.
 part managed
 echo "  instructions of faults" >&2
-./probe 0 shared:200 mfault:200 mload:3000 dfault:2048 dscatter:2048 \
+./probe 0 shared:200 mfault:200 mload:3000 dfault:2048 dscatter:2048 block:512 \
 	decide:1 decide:25 decide:30 decide:51 decide:75 decide:99 decide:100
 
 # Nor is the data of jobs: they would be over before the calls that begin them.

@@ -29,6 +29,7 @@ OWN_4K_READ = 6000
 MLOAD_SHARE = 0.95
 HOST_FAULT = 8000
 DEVICE_FAULT = 500
+BLOCK_BYTES = 6 << 10
 # Of a job whose data is there, beyond what it takes in a flat space.
 MANAGED_SHARE = 0.02
 # Faults that it takes to read a block page by page, by the threshold: what is known of the tree.
@@ -191,6 +192,9 @@ class Bench:
         beyond = self.beyond_flat()
         yield {"what": "time of resident jobs beyond that of flat ones", "wanted": MANAGED_SHARE, "measured": beyond,
                "reached": beyond <= MANAGED_SHARE, "show": (f"{MANAGED_SHARE:.0%}", f"{beyond:.2%}")}
+        of_block = self.fault("block")["value"]
+        yield {"what": "bytes of the kernel's memory for a block in use", "wanted": BLOCK_BYTES, "measured": of_block,
+               "reached": of_block <= BLOCK_BYTES, "show": (f"{BLOCK_BYTES:,}", f"{of_block:,}")}
         wrong = sum(self.decisions().get(threshold) != faults for threshold, faults in DECISIONS.items())
         yield {"what": "thresholds with other faults than is known", "wanted": 0, "measured": wrong,
                "reached": wrong == 0, "show": ("0", f"{wrong}")}

@@ -22,6 +22,8 @@
  *                        once, which are neighbours; none comes along
  *          dscatter:N    the same with 256 at once that are N/256 pages apart
  *          resident:N    a job that reads N pages that the device has
+ *          block:N       N blocks of a space of which one page each is used; in "value" the bytes that
+ *                        the kernel allocates for one
  *          decide:T      asks what comes along at a threshold of T percent while a block
  *                        that the device has is read page by page; in "value" how often
  *
@@ -133,11 +135,10 @@ static char *pages(int advice)
 	return at;
 }
 
-int open_space(const char *function, size_t bytes)
+int open_sparse(const char *function, size_t bytes)
 {
 	struct vfetch_size set = { .bytes = bytes };
 	char path[64];
-	size_t at;
 	int fd;
 
 	snprintf(path, sizeof(path), "/dev/vfetch%s", function);
@@ -146,6 +147,14 @@ int open_space(const char *function, size_t bytes)
 		fail(path);
 	if (ioctl(fd, VFETCH_IOC_SET_SIZE, &set))
 		fail("SET_SIZE");
+	return fd;
+}
+
+int open_space(const char *function, size_t bytes)
+{
+	int fd = open_sparse(function, bytes);
+	size_t at;
+
 	for (at = 0; at < bytes; at += 1 << 20)
 		if (pwrite(fd, buffer, 1 << 20, at) != 1 << 20)
 			fail("filling the space");

@@ -14,7 +14,9 @@ void mark(void);
 long long now(void);
 /* Says why, and ends the program. */
 void fail(const char *what) __attribute__((__noreturn__));
-/* A space of so many MiB of a function, all of which its device has. */
+/* A space of a function, without contents. */
+int open_sparse(const char *function, size_t bytes);
+/* One of so many MiB, all of which its device has. */
 int open_space(const char *function, size_t bytes);
 
 /* Runs a section of managed memory, if it is one (probe_managed.c). */

@@ -196,6 +196,44 @@ static void jobs(const char *function, const char *name, long count, bool neighb
 	close(fd);
 }
 
+/* What the kernel has allocated for itself, in bytes. */
+static uint64_t slab(void)
+{
+	unsigned long long kib = 0;
+	char line[128];
+	FILE *info = fopen("/proc/meminfo", "r");
+
+	if (!info)
+		fail("/proc/meminfo");
+	while (fgets(line, sizeof(line), info) && sscanf(line, "Slab: %llu kB", &kib) != 1)
+		;
+	fclose(info);
+	return kib << 10;
+}
+
+/* Blocks of a space that has jobs, of each of which one page is used. */
+static void blocks(const char *function, const char *name, long count)
+{
+	int fd = open_sparse(function, (size_t)(count + 1) * BLOCK);
+	char *memory = map(fd, (size_t)(count + 1) * BLOCK);
+	struct vfetch_stats stats;
+	long long start;
+	uint64_t before;
+	long i;
+
+	reduce(fd, count * (BLOCK / PAGE), 1, 1);
+	stats = stats_of(fd);
+	before = slab();
+	start = now();
+	mark();
+	for (i = 0; i < count; i++)
+		load(memory, i * (BLOCK / PAGE), 1);
+	mark();
+	tell(fd, name, count, start, &stats, (slab() - before) / count);
+	munmap(memory, (size_t)(count + 1) * BLOCK);
+	close(fd);
+}
+
 /* How often it is asked what comes along. */
 static void decide(const char *function, const char *name, long threshold)
 {
@@ -239,6 +277,8 @@ bool managed(const char *function, const char *name, long count)
 		jobs(function, name, count, false, false);
 	else if (!strcmp(name, "resident"))
 		jobs(function, name, count, false, true);
+	else if (!strcmp(name, "block"))
+		blocks(function, name, count);
 	else if (!strcmp(name, "decide"))
 		decide(function, name, count);
 	else
