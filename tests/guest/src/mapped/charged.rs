@@ -93,7 +93,7 @@ pub(crate) fn without_any_memory_new_contents_are_refused_and_others_stay() -> R
         let host = space.limits(Scope::Space)?.host_bytes;
         space.set_limits(Scope::Space, host, MIB)?;
         let rights = ProtFlags::READ | ProtFlags::WRITE;
-        let mapping = Mapping::part_of(&space, 0, 16 * MIB as usize, rights)?;
+        let mapping = Mapping::part_of(&space, 0, 16 << 20, rights)?;
         let data = |page: usize| stamped_bytes(page, 1, 1);
         let mut written = 0;
         let refused = loop {

@@ -12,7 +12,8 @@ use super::{device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, WORDS};
 use crate::support::{limit, machine::PAGE};
 
 /// Pages of a block.
-const PAGES: usize = BLOCK_BYTES as usize / PAGE;
+const PAGES: usize = 512;
+const _: () = assert!((PAGES * PAGE) as u64 == BLOCK_BYTES);
 
 /// Blocks that pass by, in rounds of so many.
 const OTHERS: usize = 7;
@@ -52,7 +53,7 @@ fn stays(
     }
     let evictions = space.stats()?.evictions;
     ensure!(
-        evictions as usize >= ROUNDS / 2,
+        evictions >= ROUNDS as u64 / 2,
         "only {evictions} evictions"
     );
     ensure!(
