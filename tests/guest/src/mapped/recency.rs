@@ -52,10 +52,7 @@ fn stays(
         used(round + 1, stayed)?;
     }
     let evictions = space.stats()?.evictions;
-    ensure!(
-        evictions >= ROUNDS as u64 / 2,
-        "only {evictions} evictions"
-    );
+    ensure!(evictions >= ROUNDS as u64 / 2, "only {evictions} evictions");
     ensure!(
         missing <= MAY_MISS,
         "the block was gone in {missing} of {ROUNDS} rounds"
