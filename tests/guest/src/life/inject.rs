@@ -8,6 +8,17 @@ use super::hw;
 use super::machine::{pf_address, sysfs};
 use super::system::Registers;
 
+/// Everything that can become of a descriptor once.
+pub(crate) const FAILURES: [u32; 7] = [
+    hw::VFETCH_FAULT_FAIL,
+    hw::VFETCH_FAULT_DROP,
+    hw::VFETCH_FAULT_DELAY,
+    hw::VFETCH_FAULT_DUPLICATE,
+    hw::VFETCH_FAULT_CORRUPT,
+    hw::VFETCH_FAULT_STUCK,
+    hw::VFETCH_FAULT_NO_INTERRUPT,
+];
+
 /// What shall go wrong; see `VFETCH_FAULT_*`.
 #[derive(Clone, Copy)]
 pub(crate) struct Fault {
@@ -30,52 +41,42 @@ impl Fault {
         }
     }
 
-    /// The next read.
-    pub(crate) fn read(kind: u32) -> Self {
+    /// The next descriptor of an opcode.
+    fn of(opcode: u32, kind: u32) -> Self {
         Self {
-            opcode: hw::VFETCH_OP_READ,
+            opcode,
             ..Self::new(kind)
         }
+    }
+
+    /// The next read.
+    pub(crate) fn read(kind: u32) -> Self {
+        Self::of(hw::VFETCH_OP_READ, kind)
     }
 
     /// The next write.
     pub(crate) fn write(kind: u32) -> Self {
-        Self {
-            opcode: hw::VFETCH_OP_WRITE,
-            ..Self::new(kind)
-        }
+        Self::of(hw::VFETCH_OP_WRITE, kind)
     }
 
     /// The next job.
     pub(crate) fn job(kind: u32) -> Self {
-        Self {
-            opcode: hw::VFETCH_OP_JOB,
-            ..Self::new(kind)
-        }
+        Self::of(hw::VFETCH_OP_JOB, kind)
     }
 
     /// The next scrub.
     pub(crate) fn scrub(kind: u32) -> Self {
-        Self {
-            opcode: hw::VFETCH_OP_FILL,
-            ..Self::new(kind)
-        }
+        Self::of(hw::VFETCH_OP_FILL, kind)
     }
 
     /// The next invalidation of what the device remembers.
     pub(crate) fn invalidation(kind: u32) -> Self {
-        Self {
-            opcode: hw::VFETCH_OP_INVALIDATE,
-            ..Self::new(kind)
-        }
+        Self::of(hw::VFETCH_OP_INVALIDATE, kind)
     }
 
     /// The next order to end a job.
     pub(crate) fn cancel(kind: u32) -> Self {
-        Self {
-            opcode: hw::VFETCH_OP_CANCEL,
-            ..Self::new(kind)
-        }
+        Self::of(hw::VFETCH_OP_CANCEL, kind)
     }
 
     pub(crate) fn arg(self, arg: u64) -> Self {

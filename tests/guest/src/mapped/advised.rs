@@ -9,14 +9,13 @@ use libvfetch::{Advice, Place, Residency, Scope, Side, Space};
 
 use rustix::fs::OFlags;
 
-use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes};
+use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, MIB};
 use crate::support::{
     errno::{fails, same, Errno},
     machine::{open_with, PAGE},
     model, raw,
 };
 
-const MIB: u64 = 1 << 20;
 const BLOCK: usize = 512;
 const REMOTE: Place = Place::Host { pinned: true };
 const HOST: Place = Place::Host { pinned: false };

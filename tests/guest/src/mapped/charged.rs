@@ -6,7 +6,10 @@ use anyhow::{ensure, Context, Result};
 use libvfetch::{stamped, Function, JobError, Scope, Space, Stamp};
 use rustix::mm::ProtFlags;
 
-use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, WORDS};
+use super::{
+    device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, MIB, MIB_PAGES,
+    WORDS,
+};
 use crate::support::{
     cgroup::Cgroup,
     errno::{fails, same, Errno},
@@ -15,10 +18,6 @@ use crate::support::{
     model,
     process::fork,
 };
-
-const MIB: u64 = 1 << 20;
-/// Pages of a MiB.
-const MIB_PAGES: usize = 256;
 
 pub(crate) fn host_pages_are_charged_to_who_opened_the_file() -> Result<()> {
     on_pf_and_vf(|function| {

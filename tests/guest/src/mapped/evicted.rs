@@ -9,7 +9,10 @@ use libvfetch::{stamped, Function, JobError, Place, Reduce, Scope, Space, Stamp,
 use rand::Rng;
 use rustix::{fs::OFlags, process::Signal};
 
-use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, WORDS};
+use super::{
+    device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, MIB, MIB_PAGES,
+    WORDS,
+};
 use crate::support::{
     errno::{fails, same, Errno},
     limit,
@@ -17,10 +20,6 @@ use crate::support::{
     model,
     process::signal_of,
 };
-
-const MIB: u64 = 1 << 20;
-/// Pages of a MiB.
-const MIB_PAGES: usize = 256;
 
 /// A space of so many MiB, mapped, with limits in MiB.
 fn limited(function: &Function, mib: usize, host: u64, device: u64) -> Result<(Space, Mapping)> {

@@ -29,6 +29,7 @@ use rustix::mm::ProtFlags;
 
 use crate::{
     bounded,
+    life::machine::MIB,
     support::{
         buffer::Mapping,
         machine::{leaves_nothing, pf, vf, PAGE},
@@ -40,6 +41,9 @@ pub(crate) const RIGHTS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// Words of a page.
 const WORDS: usize = PAGE / 8;
+
+/// Pages of a MiB.
+const MIB_PAGES: usize = 256;
 
 /// Runs `test` on the PF and on a VF, which get everything back.
 fn on_pf_and_vf(test: impl Fn(&Function) -> Result<()>) -> Result<()> {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     life::{
         hw,
-        inject::{Fault, Injector},
+        inject::{Fault, Injector, FAILURES},
         machine::{bind, expect, unbind},
     },
     support::{
@@ -28,17 +28,6 @@ use crate::{
 
 /// Pages that the device has when it is to forget them.
 const PAGES: usize = 64;
-
-/// Everything that can become of an order once.
-const FAILURES: [u32; 7] = [
-    hw::VFETCH_FAULT_FAIL,
-    hw::VFETCH_FAULT_DROP,
-    hw::VFETCH_FAULT_DELAY,
-    hw::VFETCH_FAULT_DUPLICATE,
-    hw::VFETCH_FAULT_CORRUPT,
-    hw::VFETCH_FAULT_STUCK,
-    hw::VFETCH_FAULT_NO_INTERRUPT,
-];
 
 /// It comes later than anybody waits for it, or names another order.
 fn failure(kind: u32, new: fn(u32) -> Fault) -> Fault {

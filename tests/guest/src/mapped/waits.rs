@@ -5,7 +5,7 @@
 //! The module is loaded with `timeout_ms=20000`, and pages are held up until the test releases them: what ends before that has not
 //! waited for them.
 
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{ensure, Result};
 use libvfetch::{Advice, Side, Space};
@@ -75,6 +75,24 @@ pub(crate) fn a_killed_process_does_not_wait_for_its_page() -> Result<()> {
     })
 }
 
+/// That a part of the mapping can be taken apart, for which nobody may be in a fault on it, while `load` of the first page is held up;
+/// and what it loads in the end.
+fn mapping_changes_while(
+    load: ScopedJoinHandle<'_, u64>,
+    space: &Space,
+    mapping: &Mapping,
+    injector: &Injector,
+) -> Result<()> {
+    mapping.protect(10 * PAGE..11 * PAGE, MprotectFlags::READ)?;
+    mapping.unmap(19 * PAGE..20 * PAGE)?;
+    is_held_up(space)?;
+    ensure!(!load.is_finished(), "the page is there already");
+    injector.clear(1)?;
+    let wanted = stamped_bytes(0, 1, 1);
+    let word = load.join().expect("no panic").to_le_bytes();
+    model::equal("the word", 0, &word, &wanted[..8])
+}
+
 pub(crate) fn mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile() -> Result<()> {
     leaves_nothing(&vf(1)?, || {
         let (space, mapping) = mapped(&vf(1)?, 20)?;
@@ -93,14 +111,7 @@ pub(crate) fn mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile()
             wait_until("the page is held up on its way back", || {
                 injector.hits(1, hw::VFETCH_FAULT_DELAY) == 2
             })?;
-            mapping.protect(10 * PAGE..11 * PAGE, MprotectFlags::READ)?;
-            mapping.unmap(19 * PAGE..20 * PAGE)?;
-            is_held_up(&space)?;
-            ensure!(!load.is_finished(), "the page is there already");
-            injector.clear(1)?;
-            let wanted = stamped_bytes(0, 1, 1);
-            let word = load.join().expect("no panic").to_le_bytes();
-            model::equal("the word", 0, &word, &wanted[..8])?;
+            mapping_changes_while(load, &space, &mapping, &injector)?;
             Ok(brought.join().expect("no panic")?)
         })
     })
@@ -112,15 +123,7 @@ pub(crate) fn mappings_change_while_a_page_is_awaited() -> Result<()> {
         thread::scope(|scope| {
             let load = scope.spawn(|| mapping.word(0));
             until_held_up(&injector)?;
-            // Takes a part of the mapping apart, for which nobody may be in a fault on it.
-            mapping.protect(10 * PAGE..11 * PAGE, MprotectFlags::READ)?;
-            mapping.unmap(19 * PAGE..20 * PAGE)?;
-            is_held_up(&space)?;
-            ensure!(!load.is_finished(), "the page is there already");
-            injector.clear(1)?;
-            let wanted = stamped_bytes(0, 1, 1);
-            let word = load.join().expect("no panic").to_le_bytes();
-            model::equal("the word", 0, &word, &wanted[..8])
+            mapping_changes_while(load, &space, &mapping, &injector)
         })?;
         let others = mapping.copy(PAGE..19 * PAGE);
         model::equal("the other pages", 0, &others, &stamped_bytes(1, 18, 1))

@@ -21,7 +21,7 @@ use super::{memory::CHUNK, World, CHUNKS, MIB};
 use crate::{
     life::{
         hw,
-        inject::{Fault, Injector},
+        inject::{Fault, Injector, FAILURES},
         machine::reset,
     },
     mapped::RIGHTS,
@@ -33,17 +33,6 @@ use crate::{
         starve::{self, Starvation},
     },
 };
-
-/// Failures of a transfer that the driver has to put up with.
-const FAILURES: [u32; 7] = [
-    hw::VFETCH_FAULT_FAIL,
-    hw::VFETCH_FAULT_DROP,
-    hw::VFETCH_FAULT_DELAY,
-    hw::VFETCH_FAULT_DUPLICATE,
-    hw::VFETCH_FAULT_CORRUPT,
-    hw::VFETCH_FAULT_STUCK,
-    hw::VFETCH_FAULT_NO_INTERRUPT,
-];
 
 /// Whether this says that there was no memory.
 fn excused(error: &(dyn std::error::Error + 'static)) -> bool {
