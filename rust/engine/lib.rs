@@ -10,6 +10,7 @@
 extern crate std;
 
 pub mod advice;
+pub mod buffer;
 pub mod frames;
 pub mod mask;
 pub mod owner;
