@@ -17,6 +17,7 @@ pub mod owner;
 pub mod page;
 pub mod params;
 pub mod policy;
+pub mod profile;
 pub mod prefetch;
 pub mod states;
 pub mod thrashing;
