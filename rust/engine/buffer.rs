@@ -18,8 +18,8 @@
 use core::ops::DerefMut;
 
 use super::owner::TransactionId;
-use super::prefetch::{BlockId, FunctionId};
 use super::page::PageIndex;
+use super::prefetch::{BlockId, FunctionId};
 
 pub mod account;
 #[cfg(test)]
@@ -284,6 +284,7 @@ impl<S: DerefMut<Target = [Tag]>> Buffer<S> {
     #[must_use]
     pub const fn slots(&self) -> u32 {
         // CAST: 8.
+        #[allow(clippy::cast_possible_truncation, reason = "8")]
         self.sets.saturating_mul(WAYS as u32)
     }
 

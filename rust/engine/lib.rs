@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod advice;
 pub mod buffer;
+pub mod feedback;
 pub mod frames;
 pub mod mask;
 pub mod owner;

@@ -32,6 +32,10 @@ use markov::Markov;
 /// Pages that an answer can have.
 pub const MOST_AHEAD: usize = 32;
 
+// CAST: 32.
+#[allow(clippy::cast_possible_truncation, reason = "32")]
+const MOST: u8 = MOST_AHEAD as u8;
+
 /// The memory of a profiler is within this budget: 64 KiB for a function.
 pub const BYTES: usize = 64 << 10;
 const _: () = assert!(size_of::<Profiler>() <= BYTES);
@@ -202,7 +206,14 @@ impl Profiler {
     };
 
     /// An access: learns from it, and says what to bring now that was not asked for before.
-    pub fn observe(&mut self, access: &Access, allowed: Allowed, reach: Reach) -> Option<Answer> {
+    ///
+    /// `reach` is asked how much is wanted of the predictor that has an answer.
+    pub fn observe(
+        &mut self,
+        access: &Access,
+        allowed: Allowed,
+        reach: impl FnOnce(Predictor) -> Reach,
+    ) -> Option<Answer> {
         self.clock = self.clock.wrapping_add(1);
         let at = self.chains.of(access, self.clock);
         let chain = self.chains.get_mut(at)?;
@@ -211,13 +222,13 @@ impl Profiler {
         }
         let lane_at = self.lanes.follow(access.space, access.page, self.clock);
         let lane = self.lanes.get_mut(lane_at)?;
-        let chosen = chain.choose(lane, allowed);
+        let chosen = chain.choose(lane, allowed)?;
+        let reach = reach(chosen);
         let reach = Reach {
-            // CAST: 32.
-            distance: reach.distance.min(MOST_AHEAD as u8),
+            distance: reach.distance.min(MOST),
             degree: reach.degree.max(1),
         };
-        let mut answer = Answer::new(chosen?);
+        let mut answer = Answer::new(chosen);
         chain.ask(lane, &self.markov, reach, &mut answer);
         (answer.count > 0).then_some(answer)
     }
@@ -250,7 +261,14 @@ impl Distance {
 
     /// From page `from` to page `to`.
     fn between(from: u64, to: u64) -> Option<Self> {
-        Self::new(to.wrapping_sub(from).cast_signed())
+        Self::new(Self::wide(from, to))
+    }
+
+    /// The same, however far.
+    #[allow(clippy::cast_possible_wrap, reason = "the other way round is as near")]
+    const fn wide(from: u64, to: u64) -> i64 {
+        // CAST: two's complement: a page 2^63 or more ahead is one behind.
+        to.wrapping_sub(from) as i64
     }
 
     /// The page that far from `page`.
@@ -258,7 +276,10 @@ impl Distance {
         page.checked_add_signed(i64::from(self.0))
     }
 
-    const fn get(self) -> i32 {
-        self.0
+    /// Its bits, 32 of them.
+    #[allow(clippy::cast_sign_loss, reason = "only bits are wanted")]
+    const fn bits(self) -> u64 {
+        // CAST: only bits are wanted.
+        self.0 as u32 as u64
     }
 }

@@ -49,7 +49,10 @@ fn a_copy_is_found_when_it_has_arrived() {
     let mut buffer = buffer(16);
     let id = buffer.next_id();
     assert_eq!(buffer.look_up(ME, page(1)), Found::Nothing);
-    let slot = buffer.reserve(ME, page(1), id, PREFETCH, true).unwrap().slot;
+    let slot = buffer
+        .reserve(ME, page(1), id, PREFETCH, true)
+        .unwrap()
+        .slot;
     assert_eq!(
         buffer.look_up(ME, page(1)),
         Found::Coming {
@@ -81,7 +84,10 @@ fn a_copy_is_found_when_it_has_arrived() {
 fn ends_that_cannot_be_are_told_apart() {
     let mut buffer = buffer(8);
     let id = buffer.next_id();
-    let slot = buffer.reserve(ME, page(1), id, PREFETCH, true).unwrap().slot;
+    let slot = buffer
+        .reserve(ME, page(1), id, PREFETCH, true)
+        .unwrap()
+        .slot;
     let (unknown, zero) = (TransactionId(id.0 + 1), TransactionId(0));
     assert_eq!(buffer.ended(slot, unknown, true), Ended::Unknown);
     assert_eq!(buffer.ended(slot, zero, true), Ended::Unknown);
@@ -134,10 +140,7 @@ fn a_slot_is_free_only_when_no_transfer_goes_to_it() {
         Err(Refused::NoRoom)
     );
     let (_, dropped, slot) = ids[3];
-    assert!(matches!(
-        buffer.ended(slot, dropped, true),
-        Ended::Freed(_)
-    ));
+    assert!(matches!(buffer.ended(slot, dropped, true), Ended::Freed(_)));
     assert_eq!(
         buffer.reserve(ME, page(9), id, PREFETCH, true).unwrap(),
         Reserved {
@@ -154,7 +157,10 @@ fn emptying_leaves_nothing_to_find_and_waits_for_transfers() {
         bring(&mut buffer, page(number), PREFETCH);
     }
     let id = buffer.next_id();
-    let under_way = buffer.reserve(ME, page(7), id, PREFETCH, true).unwrap().slot;
+    let under_way = buffer
+        .reserve(ME, page(7), id, PREFETCH, true)
+        .unwrap()
+        .slot;
     let mut freed = 0;
     let mut pending = 0;
     buffer.empty(|dropped| match dropped {
@@ -199,11 +205,16 @@ fn what_was_read_once_goes_first_and_what_is_read_again_stays() {
     buffer.look_up(ME, page(1));
     buffer.look_up(ME, page(1));
     assert_eq!(
-        bring(&mut buffer, page(8), PREFETCH).displaced.unwrap().page,
+        bring(&mut buffer, page(8), PREFETCH)
+            .displaced
+            .unwrap()
+            .page,
         page(0)
     );
     for number in 9..15 {
-        let gone = bring(&mut buffer, page(number), PREFETCH).displaced.unwrap();
+        let gone = bring(&mut buffer, page(number), PREFETCH)
+            .displaced
+            .unwrap();
         assert_ne!(gone.page, page(1));
         assert!(!gone.used);
     }
@@ -218,7 +229,9 @@ fn without_growing_as_many_are_in_use_as_before() {
     let in_use = buffer.in_use();
     for number in 100..200 {
         let id = buffer.next_id();
-        let reserved = buffer.reserve(ME, page(number), id, PREFETCH, false).unwrap();
+        let reserved = buffer
+            .reserve(ME, page(number), id, PREFETCH, false)
+            .unwrap();
         assert!(reserved.displaced.is_some());
         buffer.ended(reserved.slot, id, true);
         assert_eq!(buffer.in_use(), in_use);
@@ -236,7 +249,9 @@ fn nobody_hits_what_is_anothers() {
         let reserved = bring(&mut mine, page(number), PREFETCH);
         ids.push((reserved.slot, number));
     }
-    let before: BTreeSet<u64> = (0..200).filter(|number| mine.has(ME, page(*number))).collect();
+    let before: BTreeSet<u64> = (0..200)
+        .filter(|number| mine.has(ME, page(*number)))
+        .collect();
     let mut random = 0x1234_5678_9abc_def1u64;
     let mut hits = 0u64;
     for _ in 0..tries {

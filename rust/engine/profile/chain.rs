@@ -72,9 +72,8 @@ impl Path {
 
     /// `page` is accessed. Whether it is on the path, near its beginning; what is before it will not come any more.
     fn pass(&mut self, page: u64) -> bool {
-        let at = (0..self.count.min(GAP)).find(|at| {
-            self.pages.get(self.first.wrapping_add(*at) % MOST_AHEAD) == Some(&page)
-        });
+        let at = (0..self.count.min(GAP))
+            .find(|at| self.pages.get(self.first.wrapping_add(*at) % MOST_AHEAD) == Some(&page));
         let Some(at) = at else {
             self.count = 0;
             return false;
@@ -244,13 +243,7 @@ impl Chain {
         }
     }
 
-    fn extend(
-        &mut self,
-        predictor: Predictor,
-        markov: &Markov,
-        reach: Reach,
-        answer: &mut Answer,
-    ) {
+    fn extend(&mut self, predictor: Predictor, markov: &Markov, reach: Reach, answer: &mut Answer) {
         if !self.path.pass(self.page) || self.path.count == 0 {
             self.frontier = Some(self.outlook());
         }

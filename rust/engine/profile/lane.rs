@@ -7,7 +7,7 @@
 //! Transactions on Computers 44, 1995); it may leave out up to [`GAP`] of its own steps.
 
 use super::score::Score;
-use super::{Answer, Reach};
+use super::{Answer, Distance, Reach};
 
 /// Lanes that are followed at a time.
 const LANES: usize = 16;
@@ -100,7 +100,7 @@ impl Lane {
     /// The next access of the lane.
     fn step(&mut self, page: u64, now: u32) {
         self.moved = now;
-        let by = page.wrapping_sub(self.last).cast_signed();
+        let by = Distance::wide(self.last, page);
         if by == 0 {
             return;
         }
@@ -173,10 +173,6 @@ impl Lanes {
         at
     }
 
-    pub(super) fn get(&self, at: usize) -> Option<&Lane> {
-        self.lanes.get(at)?.as_ref()
-    }
-
     pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut Lane> {
         self.lanes.get_mut(at)?.as_mut()
     }
@@ -211,7 +207,7 @@ mod tests {
 
     fn stride(pages: &[u64]) -> Option<i32> {
         let (lanes, at) = after(pages);
-        lanes.get(at).and_then(Lane::stride)
+        lanes.lanes[at].as_ref().and_then(Lane::stride)
     }
 
     #[test]
@@ -224,13 +220,16 @@ mod tests {
         // The same page again is no step.
         assert_eq!(stride(&[5, 5, 6, 6, 7, 7]), Some(1));
         let (lanes, at) = after(&[2, 1, 0]);
-        assert_eq!(lanes.get(at).and_then(|lane| lane.page(1)), None);
+        assert_eq!(lanes.lanes[at].as_ref().and_then(|lane| lane.page(1)), None);
     }
 
     #[test]
     fn a_stride_may_leave_steps_out() {
         let (lanes, at) = after(&[10, 12, 14, 20, 22]);
-        assert_eq!(lanes.get(at).and_then(|lane| lane.page(2)), Some(26));
+        assert_eq!(
+            lanes.lanes[at].as_ref().and_then(|lane| lane.page(2)),
+            Some(26)
+        );
     }
 
     #[test]
@@ -246,7 +245,7 @@ mod tests {
         for stream in 0..8u64 {
             let at = lanes.follow(0, stream * 10_000 + 50 * (stream + 1), now);
             let expected = i32::try_from(stream + 1).ok();
-            assert_eq!(lanes.get(at).and_then(Lane::stride), expected);
+            assert_eq!(lanes.lanes[at].as_ref().and_then(Lane::stride), expected);
         }
     }
 
@@ -259,7 +258,7 @@ mod tests {
             now += 1;
             let at = lanes.follow(0, u64::from(step) * 2, now);
             if step > 8 {
-                assert_eq!(lanes.get(at).and_then(Lane::stride), Some(2));
+                assert_eq!(lanes.lanes[at].as_ref().and_then(Lane::stride), Some(2));
             }
             // The noise begins when the stride is known.
             for _ in 0..if step > 4 { 20 } else { 0 } {
@@ -278,7 +277,7 @@ mod tests {
         for page in [0, u64::MAX, u64::MAX - 1, u64::MAX - 2, 0, 1, 1 << 63, 2] {
             let at = lanes.follow(0, page, u32::MAX);
             for ahead in 0..=u8::MAX {
-                let _ = lanes.get(at).and_then(|lane| lane.page(ahead));
+                let _ = lanes.lanes[at].as_ref().and_then(|lane| lane.page(ahead));
             }
         }
     }

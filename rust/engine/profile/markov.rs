@@ -62,8 +62,7 @@ pub(super) struct Markov {
 
 /// A number that depends on all bits of the distances.
 const fn hash(last: Distance, before: Distance) -> u64 {
-    let before = before.get().cast_unsigned() as u64;
-    let last = last.get().cast_unsigned() as u64;
+    let (before, last) = (before.bits(), last.bits());
     let mixed = (last ^ (before << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ (mixed >> 32)

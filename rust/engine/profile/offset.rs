@@ -37,7 +37,10 @@ pub(super) struct Offsets {
 const fn hash(space: u32, page: u64) -> (usize, u32) {
     let mixed = (page ^ (space as u64).rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // CAST: below the number of places; and 32 bits, never 0.
-    #[allow(clippy::cast_possible_truncation, reason = "below the number of places; and 32 bits")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "below the number of places; and 32 bits"
+    )]
     ((mixed >> 58) as usize % RECENT, (mixed >> 8) as u32 | 1)
 }
 
@@ -111,13 +114,15 @@ mod tests {
         let mut offsets = Offsets::NEW;
         // Groups of four, in an order of their own each time: no distance comes twice in a row.
         let orders = [[2, 0, 3, 1], [1, 3, 0, 2], [3, 2, 0, 1]];
-        for group in 0..100u64 {
-            for page in orders[group as usize % 3] {
+        for (group, order) in (0..100u64).zip(orders.iter().cycle()) {
+            for page in order {
                 offsets.learn(0, group * 4 + page);
             }
         }
         // Any within the last two groups is right.
-        assert!(offsets.best().is_some_and(|offset| (1..8).contains(&offset)));
+        assert!(offsets
+            .best()
+            .is_some_and(|offset| (1..8).contains(&offset)));
     }
 
     #[test]

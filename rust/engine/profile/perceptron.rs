@@ -29,6 +29,7 @@ struct Class(u8);
 
 impl Class {
     // CAST: 16.
+    #[allow(clippy::cast_possible_truncation, reason = "16")]
     const OTHER: Self = Self(CLASSES as u8);
 
     const fn get(self) -> usize {
@@ -239,7 +240,11 @@ mod tests {
 
     #[test]
     fn it_is_silent_or_wrong_where_nothing_comes_again() {
-        assert!(right(200, |turn| i32::try_from(turn * turn % 100_003).unwrap_or(0)) <= 2);
+        assert!(
+            right(200, |turn| i32::try_from(turn * turn % 100_003)
+                .unwrap_or(0))
+                <= 2
+        );
     }
 
     #[test]

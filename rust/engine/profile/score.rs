@@ -15,7 +15,11 @@ impl Score {
 
     /// One guess more, that was right or not.
     pub(super) fn count(&mut self, right: bool) {
-        let step = if right { (u16::MAX - self.0) / 16 } else { self.0.div_ceil(16) };
+        let step = if right {
+            (u16::MAX - self.0) / 16
+        } else {
+            self.0.div_ceil(16)
+        };
         self.0 = if right {
             // Rounded up, or it never gets to the end.
             self.0.saturating_add(step.max(1))

@@ -64,7 +64,7 @@ impl Run {
                 kind: Kind::Read,
                 now_ns: now * 1_000,
             };
-            if let Some(answer) = self.profiler.observe(&access, self.allowed, REACH) {
+            if let Some(answer) = self.profiler.observe(&access, self.allowed, |_| REACH) {
                 assert!(self.allowed.has(answer.predictor));
                 assert!(!answer.pages().is_empty());
                 self.last = Some(answer.predictor);
@@ -122,7 +122,7 @@ fn interleaved_streams_of_one_thread_are_told_apart() {
     let pages = (0..400u64).flat_map(|step| {
         (0..5u64).map(move |stream| (0, stream * 1_000_000 + step * (stream + 1)))
     });
-    let outcome = Run::new(Allowed::ALL.clone()).feed(pages);
+    let outcome = Run::new(Allowed::ALL).feed(pages);
     assert!(outcome.coverage() >= 95, "{outcome:?}");
     assert!(outcome.accuracy() >= 90, "{outcome:?}");
 }
@@ -158,7 +158,10 @@ fn random_accesses_are_left_alone() {
     for outer in [1 << 12, 1 << 18, 1 << 30] {
         let pages: Vec<_> = (0..20_000).map(|_| (0, random.below(outer))).collect();
         let outcome = Run::new(Allowed::ALL).feed(pages);
-        assert!(outcome.asked * 50 <= outcome.accesses, "{outer}: {outcome:?}");
+        assert!(
+            outcome.asked * 50 <= outcome.accesses,
+            "{outer}: {outcome:?}"
+        );
     }
 }
 
@@ -182,7 +185,10 @@ fn a_pattern_with_noise_is_the_perceptrons() {
     assert!(learned.coverage() > 40, "{learned:?}");
     let all = Run::new(Allowed::ALL).feed(pages.iter().copied());
     let best = learned.coverage().max(markov.coverage());
-    assert!(all.coverage() + 10 >= best, "{all:?} {learned:?} {markov:?}");
+    assert!(
+        all.coverage() + 10 >= best,
+        "{all:?} {learned:?} {markov:?}"
+    );
 }
 
 #[test]
@@ -209,10 +215,20 @@ fn what_is_known_can_be_seen() {
     let [stream] = streams.as_slice() else {
         panic!("{streams:?}");
     };
-    assert_eq!((stream.by, stream.page, stream.accesses), (Actor(5), 297, 100));
-    assert_eq!((stream.chosen, stream.next), (Some(Predictor::Stride), Some(300)));
+    assert_eq!(
+        (stream.by, stream.page, stream.accesses),
+        (Actor(5), 297, 100)
+    );
+    assert_eq!(
+        (stream.chosen, stream.next),
+        (Some(Predictor::Stride), Some(300))
+    );
     assert!(stream.right[0] > 90);
-    assert!((800..=1_000).contains(&stream.interval_ns), "{}", stream.interval_ns);
+    assert!(
+        (800..=1_000).contains(&stream.interval_ns),
+        "{}",
+        stream.interval_ns
+    );
 }
 
 proptest! {
@@ -230,7 +246,7 @@ proptest! {
             let mut answers = Vec::new();
             for (space, page, by, now_ns) in &accesses {
                 let access = Access { space: *space, page: *page, by: Actor(*by), kind: Kind::Read, now_ns: *now_ns };
-                let answer = profiler.observe(&access, Allowed::ALL, reach);
+                let answer = profiler.observe(&access, Allowed::ALL, |_| reach);
                 if let Some(answer) = answer {
                     assert!(!answer.pages().is_empty() && answer.pages().len() <= usize::from(distance));
                 }
