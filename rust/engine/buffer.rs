@@ -9,7 +9,7 @@
 //!
 //! The tags are a table of sets of [`WAYS`]; a page's set is a hash of it, so that a look-up touches one set. Who goes is
 //! chosen by *re-reference interval prediction* (Jaleel et al., "High performance cache replacement using re-reference
-//! interval prediction", ISCA 2010): each tag has a rank, from 0, to be used soon, to [`DISTANT`].
+//! interval prediction", ISCA 2010): each tag has a rank, from 0, to be used soon, to 3.
 //!
 //! The caller has the memory of the copies: one page for each [`Slot`]. It makes transfers; each has an id of its own, which is
 //! compared when it is over. Memory that a transfer still goes to is never given to another: its tag stays

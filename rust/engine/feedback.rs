@@ -4,7 +4,7 @@
 //!
 //! After Srinath et al. ("Feedback directed prefetching", HPCA 2007): at the end of each interval *accuracy* (prefetched pages that were used),
 //! *lateness* (used ones that were still on their way) and *pollution* (misses of pages that a prefetch displaced) move an aggressiveness of
-//! [`LEVELS`] levels up or down. Beyond the paper each predictor has one of its own; and the lowest one is silence: a predictor below
+//! six levels up or down. Beyond the paper each predictor has one of its own; and the lowest one is silence: a predictor below
 //! break-even stops, and is tried now and then with one page, until most of those pages are used.
 
 use super::profile::{Predictor, Reach, MOST_AHEAD};
