@@ -110,7 +110,7 @@ fn it_fits_its_budget() {
 #[test]
 fn sequential_and_strided_accesses_are_asked_for_once_and_ahead() {
     for stride in [1i64, 3, 7, -1, -5, 300] {
-        let pages = (0..1_000).map(|step| (0, (1_000_000 + step * stride).cast_unsigned()));
+        let pages = (0..1_000).map(|step| (0, u64::try_from(1_000_000 + step * stride).unwrap()));
         let outcome = Run::new(Allowed::ALL).feed(pages);
         assert!(outcome.coverage() >= 98, "{stride}: {outcome:?}");
         assert!(outcome.accuracy() >= 97, "{stride}: {outcome:?}");
