@@ -7,7 +7,7 @@
 //! six levels up or down. Beyond the paper each predictor has one of its own; and the lowest one is silence: a predictor below
 //! break-even stops, and is tried now and then with one page, until most of those pages are used.
 
-use super::profile::{Predictor, Reach, MOST_AHEAD};
+use super::profile::{Predictor, Reach, FARTHEST};
 
 /// Reaches from silence up.
 const LEVELS: [Reach; 6] = [
@@ -60,11 +60,8 @@ pub struct Limits {
 impl Limits {
     /// As far as an answer goes.
     pub const MOST: Self = Self {
-        // CAST: 32.
-        #[allow(clippy::cast_possible_truncation, reason = "32")]
-        distance: MOST_AHEAD as u8,
-        #[allow(clippy::cast_possible_truncation, reason = "32")]
-        degree: MOST_AHEAD as u8,
+        distance: FARTHEST,
+        degree: FARTHEST,
     };
 }
 

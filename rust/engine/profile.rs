@@ -30,11 +30,10 @@ use lane::Lanes;
 use markov::Markov;
 
 /// Pages that an answer can have.
-pub const MOST_AHEAD: usize = 32;
+pub const MOST_AHEAD: usize = FARTHEST as usize;
 
-// CAST: 32.
-#[allow(clippy::cast_possible_truncation, reason = "32")]
-const MOST: u8 = MOST_AHEAD as u8;
+/// The same, as a distance.
+pub const FARTHEST: u8 = 32;
 
 /// The memory of a profiler is within this budget: 64 KiB for a function.
 pub const BYTES: usize = 64 << 10;
@@ -225,7 +224,7 @@ impl Profiler {
         let chosen = chain.choose(lane, allowed)?;
         let reach = reach(chosen);
         let reach = Reach {
-            distance: reach.distance.min(MOST),
+            distance: reach.distance.min(FARTHEST),
             degree: reach.degree.max(1),
         };
         let mut answer = Answer::new(chosen);
