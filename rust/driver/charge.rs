@@ -12,20 +12,13 @@ use super::space::Space;
 use crate::engine::mask::PAGES;
 use crate::engine::prefetch::Location;
 use crate::sys::host_page::{HostPage, Need};
-use crate::sys::memcg::Charging;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 
 impl Space {
-    /// What the caller allocates until the guard is dropped is charged to whom the space is.
-    pub(crate) fn charge(&self) -> Charging<'_> {
-        self.memcg.charge()
-    }
-
     /// A page that `alloc` makes, if it is to be had at once. ENOMEM.
     pub(crate) fn spare_page(&self, alloc: fn(Need) -> Result<HostPage>) -> Result<HostPage> {
-        let _charged = self.charge();
-        alloc(Need::Spare)
+        self.memcg.charged(|| alloc(Need::Spare))
     }
 
     /// A page that `alloc` makes, for which, if it is not to be had at once, blocks other than `keep` go to the device. ENOMEM, unless there
@@ -48,8 +41,7 @@ impl Space {
                 }
             }
         }
-        let _charged = self.charge();
-        alloc(need)
+        self.memcg.charged(|| alloc(need))
     }
 
     /// Sends the least recently used block other than `keep` to the device, if there are unused frames for it. Returns whether anything went.

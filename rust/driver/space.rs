@@ -194,8 +194,7 @@ impl Space {
         let at = usize::try_from(index)?;
         match self.blocks.get(at) {
             Some(block) => Ok(block),
-            None => {
-                let _charged = self.charge();
+            None => self.memcg.charged(|| {
                 let block = self.blocks.get_or_insert(at, Block::new(self, index)?)?;
                 if self.is_closed() {
                     // Whoever closed it may not have seen it.
@@ -204,7 +203,7 @@ impl Space {
                 }
                 self.attach_block(&block)?;
                 Ok(block)
-            }
+            }),
         }
     }
 

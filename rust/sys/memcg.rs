@@ -26,11 +26,14 @@ impl MemoryCgroup {
         Self(unsafe { shim::vfetch_memcg_get() })
     }
 
-    /// What the calling thread allocates for user space is charged to it until the guard is dropped.
-    pub(crate) fn charge(&self) -> Charging<'_> {
-        // SAFETY: By the invariants; the guard does not outlive `self`.
+    /// Does `action`: what this thread allocates for user space meanwhile is charged to it.
+    pub(crate) fn charged<R>(&self, action: impl FnOnce() -> R) -> R {
+        // SAFETY: By the invariants, and `self` outlives the call.
         let before = unsafe { shim::vfetch_memcg_enter(self.0) };
-        Charging(before, self, NotSend::new())
+        let result = action();
+        // SAFETY: It is what this thread charged to before, which whoever said so keeps.
+        unsafe { shim::vfetch_memcg_enter(before) };
+        result
     }
 }
 
@@ -38,28 +41,5 @@ impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         // SAFETY: By the invariants the reference is ours.
         unsafe { shim::vfetch_memcg_put(self.0) };
-    }
-}
-
-/// A marker of what stays with its thread.
-struct NotSend(core::marker::PhantomData<*mut ()>);
-
-impl NotSend {
-    const fn new() -> Self {
-        Self(core::marker::PhantomData)
-    }
-}
-
-/// See [`MemoryCgroup::charge`].
-pub(crate) struct Charging<'a>(
-    *mut bindings::mem_cgroup,
-    #[allow(dead_code, reason = "kept alive")] &'a MemoryCgroup,
-    #[allow(dead_code, reason = "a marker")] NotSend,
-);
-
-impl Drop for Charging<'_> {
-    fn drop(&mut self) {
-        // SAFETY: It is what this thread charged to before, which whoever said so keeps.
-        unsafe { shim::vfetch_memcg_enter(self.0) };
     }
 }
