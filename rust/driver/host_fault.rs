@@ -19,6 +19,7 @@ use crate::sys::fault::{Ended, Fault};
 use crate::sys::host_page::{HostPage, Need};
 use crate::sys::leaf::Place;
 use crate::sys::pci::BoundHold;
+use crate::sys::time::now_ns;
 use crate::sys::wait::{killed, Signals, Waited};
 
 /// What is to be done before the fault can be looked at again.
@@ -44,13 +45,20 @@ impl Space {
     ///
     /// What takes time is waited for without the lock that the fault came with, if it may do without, and not after a signal that kills; then
     /// the fault comes again. It may do without once: the next time round who changes mappings is held up for a moment, and when the page is not there by then
-    /// whoever touched it touches it again, which is another fault.
+    /// the fault comes again once more.
+    ///
+    /// Some who fault never let go of the lock (`access_remote_vm`: `/proc/PID/mem`, ptrace), and the page may be waiting for somebody who wants it: a
+    /// call that reads into memory that is not there yet keeps its other pages where they are, and queues for the lock behind who changes mappings. So
+    /// they are told after a while that there is nothing.
     pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
         /// Times that a page may fail to come because of what others did.
         const PATIENCE: u32 = 5;
         /// Waits with the lock held, and how long each is at most.
         const LOOKS: usize = 8;
         const HELD_UP_MS: Msecs = 200;
+        /// How long the lock is held by who never lets go of it.
+        const BOUND_NS: u64 = 5_000_000_000;
+        let begun = now_ns();
         let mut tries = 0;
         let mut zeros = None;
         if !fault.is_again() {
@@ -69,7 +77,14 @@ impl Space {
                     }
                 });
         }
-        for _ in 0..LOOKS {
+        for look in 0.. {
+            if fault.is_bound() {
+                if now_ns().saturating_sub(begun) > BOUND_NS {
+                    return Ended::Nothing;
+                }
+            } else if look >= LOOKS {
+                break;
+            }
             if fault.page() >= self.pages() {
                 return Ended::Nothing;
             }
@@ -146,10 +161,10 @@ impl Space {
                     waited
                 }
             };
-            if waited != Waited::Done || killed() {
+            if waited == Waited::Signal || killed() {
                 break;
             }
-            if fault.is_unlocked() {
+            if fault.is_unlocked() || (waited == Waited::TimedOut && fault.retreat()) {
                 return Ended::Again;
             }
         }

@@ -19,7 +19,7 @@ pub(crate) enum Ended {
     Nothing,
     /// There is no memory.
     NoMemory,
-    /// The fault's lock was [released](Fault::unlock): it comes again.
+    /// It comes again: its lock was [released](Fault::unlock), or whoever faults waits for nothing.
     Again,
 }
 
@@ -101,19 +101,35 @@ impl Fault<'_> {
         self.place.first as u64..self.place.outer as u64
     }
 
-    /// Releases the lock that keeps the mapping as it is, so that waiting holds nobody up. `false` if that cannot be done here; it is not done twice.
+    /// Releases the lock that keeps the mapping as it is, so that waiting holds nobody up. `false` if that cannot be done here, or was done the last
+    /// time, so that this one is to make do with it.
     /// The file stays. Nothing can be mapped afterwards: the fault comes again.
     pub(crate) fn unlock(&self) -> bool {
-        if self.is_unlocked() {
-            return true;
+        if !self.is_unlocked() && self.place.may_unlock && !self.place.again {
+            self.release();
         }
-        if self.place.may_unlock {
-            // SAFETY: By the invariants the lock is held; the fault says that it may be released.
-            let file = unsafe { shim::vfetch_fault_unlock(self.raw) };
-            // INVARIANT: `unlocked` is set.
-            self.unlocked.set(file);
+        self.is_unlocked()
+    }
+
+    /// Has the fault come again, however often it has, for the sake of those who wait for its lock. `false` if whoever faults never lets go of that.
+    pub(crate) fn retreat(&self) -> bool {
+        if !self.is_unlocked() && self.place.may_unlock {
+            self.release();
         }
-        self.place.may_unlock
+        self.place.may_retry
+    }
+
+    /// Whether whoever faults never lets go of the lock: the fault is to be served, or to fail.
+    pub(crate) fn is_bound(&self) -> bool {
+        !self.place.may_retry
+    }
+
+    /// To be called once, and if the lock may be released.
+    fn release(&self) {
+        // SAFETY: By the invariants the lock is held; the fault says that it may be released.
+        let file = unsafe { shim::vfetch_fault_unlock(self.raw) };
+        // INVARIANT: `unlocked` is set.
+        self.unlocked.set(file);
     }
 
     /// The fault, if its lock is still held.

@@ -286,8 +286,8 @@ void vfetch_fault_describe(const struct vm_fault *vmf, struct vfetch_fault_place
 	place->first = vma->vm_pgoff;
 	place->outer = vma->vm_pgoff + vma_pages(vma);
 	place->write = vmf->flags & FAULT_FLAG_WRITE;
-	place->may_unlock = fault_flag_allow_retry_first(vmf->flags) &&
-			    !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
+	place->may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
+	place->may_unlock = place->may_retry && !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
 	place->again = vmf->flags & FAULT_FLAG_TRIED;
 }
 

@@ -27,7 +27,8 @@ struct vfetch_fault_place {
 	/* What the mapping covers. */
 	unsigned long first, outer;
 	bool write;
-	/* Its lock may be released to wait. */
+	/* It may be answered that it is to come again; and its lock be released before. */
+	bool may_retry;
 	bool may_unlock;
 	/* It was here before, and has waited. */
 	bool again;

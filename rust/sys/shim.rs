@@ -19,7 +19,8 @@ pub(super) struct FaultPlace {
     pub(super) first: c_ulong,
     pub(super) outer: c_ulong,
     pub(super) write: bool,
-    /// Its lock may be released to wait.
+    /// It may be answered that it is to come again; and its lock be released before.
+    pub(super) may_retry: bool,
     pub(super) may_unlock: bool,
     /// It was here before, and has waited.
     pub(super) again: bool,

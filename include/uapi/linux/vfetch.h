@@ -27,7 +27,8 @@
  * beyond the space's end; a lost page; no room for new contents; or the device did not deliver.
  * Mappings are inherited by fork(), may be moved but not grown by mremap(), and are left out of core dumps. Their pages can be used for
  * direct I/O, io_uring, ptrace and process_vm_readv(); one that is held so stays in host memory, and the function
- * reaches it there.
+ * reaches it there. ptrace and /proc/PID/mem keep a process from changing its mappings while they wait for a page:
+ * after 5 seconds it is EIO.
  *
  * JOBS. VFETCH_IOC_SUBMIT has the function compute on the space (linux/vfetch_job.h).
  *

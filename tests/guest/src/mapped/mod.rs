@@ -24,7 +24,7 @@ mod unbound;
 mod waits;
 
 use anyhow::{Context, Result};
-use libvfetch::{stamped, Function, Space, Stamp, StampCheck};
+use libvfetch::{stamped, Function, PolicyKind, Space, Stamp, StampCheck};
 use rustix::mm::ProtFlags;
 
 use crate::{
@@ -88,6 +88,18 @@ fn device_finds(space: &Space, first: usize, pages: usize, generation: u64) -> R
         highest: generation,
     };
     Ok(space.submit(&check.into())?.wait()?)
+}
+
+/// Has `function` prefetch as `kind` says while `test` runs.
+fn under<T>(function: &Function, kind: PolicyKind, test: impl FnOnce() -> Result<T>) -> Result<T> {
+    let space = Space::open(function)?;
+    let before = space.policy()?;
+    let mut policy = before;
+    policy.policy = kind;
+    space.set_policy(policy)?;
+    let result = test();
+    space.set_policy(before)?;
+    result
 }
 
 /// What stamped pages hold.
@@ -271,6 +283,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 waits::a_killed_process_does_not_wait_for_its_page,
                 waits::mappings_change_while_a_page_is_awaited,
                 waits::mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile,
+                waits::a_debugger_holds_nobody_up_for_ever,
             ],
         },
         Group {

@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::{anyhow, ensure, Context, Result};
-use libvfetch::{Function, PolicyKind, Records, Scope, Side, Space, Trace, TraceKind, TraceRecord};
+use libvfetch::{PolicyKind, Records, Scope, Side, Space, Trace, TraceKind, TraceRecord};
 use rustix::fs::OFlags;
 
-use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping};
+use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, under, Mapping};
 use crate::{
     life::machine::{bind, unbind},
     support::{
@@ -26,18 +26,6 @@ use crate::{
 
 /// Records that are kept: more than any test makes but the one that loses some.
 const KEPT: u32 = 16384;
-
-/// Has `function` prefetch as `kind` says while `test` runs.
-fn under<T>(function: &Function, kind: PolicyKind, test: impl FnOnce() -> Result<T>) -> Result<T> {
-    let space = Space::open(function)?;
-    let before = space.policy()?;
-    let mut policy = before;
-    policy.policy = kind;
-    space.set_policy(policy)?;
-    let result = test();
-    space.set_policy(before)?;
-    result
-}
 
 /// Ends `trace`, and takes all that it has.
 fn rest(trace: &Trace<'_>) -> Result<Records> {

@@ -5,13 +5,17 @@
 //! The module is loaded with `timeout_ms=20000`, and pages are held up until the test releases them: what ends before that has not
 //! waited for them.
 
-use std::thread::{self, ScopedJoinHandle};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    thread::{self, ScopedJoinHandle},
+};
 
-use anyhow::{ensure, Result};
-use libvfetch::{Advice, Side, Space};
+use anyhow::{ensure, Context, Result};
+use libvfetch::{Advice, PolicyKind, Side, Space};
 use rustix::{mm::MprotectFlags, process::Signal};
 
-use super::{mapped, stamped_bytes, Mapping};
+use super::{mapped, stamped_bytes, under, Mapping};
 use crate::{
     life::{
         hw,
@@ -20,6 +24,7 @@ use crate::{
     },
     support::{
         errno::same,
+        limit,
         machine::{leaves_nothing, vf, PAGE},
         model,
         process::fork,
@@ -127,5 +132,80 @@ pub(crate) fn mappings_change_while_a_page_is_awaited() -> Result<()> {
         })?;
         let others = mapping.copy(PAGE..19 * PAGE);
         model::equal("the other pages", 0, &others, &stamped_bytes(1, 18, 1))
+    })
+}
+
+/// Waits until all threads of process `pid` but `idle` wait for what no signal but one that kills ends.
+fn until_stuck(pid: rustix::process::Pid, idle: usize) -> Result<()> {
+    let tasks = format!("/proc/{}/task", pid.as_raw_pid());
+    wait_until("the threads wait", || {
+        let Ok(tasks) = fs::read_dir(&tasks) else {
+            return false;
+        };
+        let stats = tasks.flatten().map(|task| task.path().join("stat"));
+        // "PID (comm) STATE …"
+        let stuck = |stat: String| {
+            (stat.rsplit(')').next()).is_some_and(|rest| rest.trim_start().starts_with('D'))
+        };
+        let others = stats.filter(|stat| !fs::read_to_string(stat).is_ok_and(stuck));
+        others.count() == idle
+    })
+}
+
+pub(crate) fn a_debugger_holds_nobody_up_for_ever() -> Result<()> {
+    // One page at a time.
+    leaves_nothing(&vf(1)?, || {
+        under(&vf(1)?, PolicyKind::None, || {
+            let (space, mapping, injector) = held_up()?;
+            let fresh = Mapping::anonymous(PAGE)?;
+            let (change, mut changes) = rustix::pipe::pipe().map(|(hear, tell)| (tell, hear))?;
+            let (read, mut reads) = rustix::pipe::pipe().map(|(hear, tell)| (tell, hear))?;
+            let mut child = fork(|| {
+                let hear = |pipe: &mut rustix::fd::OwnedFd| {
+                    rustix::io::read(pipe, &mut [0; 1]).expect("the pipe")
+                };
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        hear(&mut reads);
+                        let got = fresh.all().pread(&space, 5 * PAGE as u64);
+                        assert_eq!(got, Ok(PAGE));
+                    });
+                    hear(&mut changes);
+                    mapping
+                        .protect(10 * PAGE..11 * PAGE, MprotectFlags::READ)
+                        .expect("a change of the mapping");
+                });
+                u8::from(fresh.copy(0..PAGE) != stamped_bytes(5, 1, 1))
+            })?;
+            let memory = File::open(format!("/proc/{}/mem", child.pid().as_raw_pid()))?;
+            let half = PAGE / 2;
+            let place = mapping.area(half, PAGE).address() as u64;
+            // The first page comes late. Until then the child waits for the lock that the debugger has: one thread to change mappings, one, behind it, to
+            // have a page to read into, and what it reads is in the same block. Then the debugger wants the second page.
+            let debugger = thread::spawn(move || {
+                let mut got = vec![0; PAGE];
+                let count = memory.read_at(&mut got, place);
+                count.map(|count| got[..count].to_vec())
+            });
+            until_held_up(&injector)?;
+            rustix::io::write(&change, &[0])?;
+            until_stuck(child.pid(), 1)?;
+            rustix::io::write(&read, &[0])?;
+            until_stuck(child.pid(), 0)?;
+            injector.clear(1)?;
+            limit::until(40, "the debugger to let go", || Ok(debugger.is_finished()))?;
+            let got = debugger.join().expect("no panic")?;
+            ensure!(got.len() >= half, "it saw {} bytes", got.len());
+            let wanted = stamped_bytes(0, 2, 1);
+            let wanted = wanted.get(half..half + got.len()).context("too much")?;
+            model::equal("what it saw", half as u64, &got, wanted)?;
+            child.succeeds(30)?;
+            model::equal(
+                "the pages",
+                0,
+                &mapping.copy(0..20 * PAGE),
+                &stamped_bytes(0, 20, 1),
+            )
+        })
     })
 }
