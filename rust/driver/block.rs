@@ -756,8 +756,9 @@ impl Pages {
     ) {
         let step = Page::Moving(this.to.other(), this.id).on(Event::Arrived { id: this.id });
         let pages = PageMask::from(region);
-        // What is freed is where they were.
         let block = &this.block;
+        self.enter(&pages, step.page, block);
+        // What is freed is where they were.
         self.free(&pages, false, this.generation, block);
         for (page, place) in region.pages().zip(places) {
             self.leaf.put(page.get(), place);
@@ -766,7 +767,6 @@ impl Pages {
             let memory = &block.space.function.memory;
             memory.count_pages(self.generation, region.len(), 0);
         }
-        self.enter(&pages, step.page, block);
         for action in step.actions.iter() {
             match action {
                 Action::SetEntry(entry) => {

@@ -2,7 +2,7 @@
 
 //! Room: how many pages a space may have where, and whose go when it is needed.
 //!
-//! Frames are counted hard: who needs one and finds none has the least recently used block written back first. Host pages are counted
+//! Frames are counted hard, from when they are taken: who needs one and finds none has the least recently used block written back first. Host pages are counted
 //! softly: a page goes to the host at once, and blocks beyond the limit go to the device afterwards. New contents are refused before
 //! both sides are full, so that one of them always has room for a block.
 
@@ -25,6 +25,8 @@ use crate::sys::pci::BoundHold;
 pub(crate) struct Room {
     pub(crate) host: Atomic<u64>,
     pub(crate) device: Atomic<u64>,
+    /// Frames that were taken: those of the pages on the device, and of pages that are on their way there.
+    frames: Atomic<u64>,
     pub(crate) host_limit: Atomic<u64>,
     pub(crate) device_limit: Atomic<u64>,
 }
@@ -35,6 +37,7 @@ impl Room {
         Self {
             host: Atomic::new(0),
             device: Atomic::new(0),
+            frames: Atomic::new(0),
             host_limit: Atomic::new(host_limit),
             device_limit: Atomic::new(device_limit),
         }
@@ -59,9 +62,33 @@ impl Room {
         used.saturating_add(pages) <= most
     }
 
-    /// Pages that a side may hold beyond those that it holds.
-    fn left(&self, side: Location) -> u64 {
-        self.limit(side).saturating_sub(self.used(side))
+    /// Takes room for up to `most` frames, as far as there is some: of several who take at a time none gets what another has. Returns for how many.
+    fn take(&self, most: u64) -> u64 {
+        let mut taken = self.frames.load(Relaxed);
+        loop {
+            let left = self.device_limit.load(Relaxed).saturating_sub(taken);
+            let count = left.min(most);
+            if count == 0 {
+                return 0;
+            }
+            match self
+                .frames
+                .cmpxchg(taken, taken.saturating_add(count), Relaxed)
+            {
+                Ok(_) => return count,
+                Err(now) => taken = now,
+            }
+        }
+    }
+
+    /// Room for `count` frames is taken, whether there is some or not.
+    fn occupy(&self, count: u64) {
+        self.frames.fetch_add(count, Relaxed);
+    }
+
+    /// Room for `count` frames is there again.
+    fn leave(&self, count: u64) {
+        self.frames.fetch_sub(count, Relaxed);
     }
 
     /// Pages that there may be on a side.
@@ -80,7 +107,7 @@ impl Room {
         }
     }
 
-    /// Whether a side holds more than it may.
+    /// Whether a side holds more than it may, or is about to.
     pub(crate) fn is_over(&self, side: Location) -> bool {
         self.is_over_with(side, 0)
     }
@@ -89,7 +116,7 @@ impl Room {
     fn is_over_with(&self, side: Location, more: u64) -> bool {
         let (used, limit) = match side {
             Location::Host => (&self.host, &self.host_limit),
-            Location::Device => (&self.device, &self.device_limit),
+            Location::Device => (&self.frames, &self.device_limit),
         };
         used.load(Relaxed).saturating_add(more) > limit.load(Relaxed)
     }
@@ -161,16 +188,42 @@ impl Space {
     /// Takes up to `most` frames if there are any. ENOSPC.
     pub(crate) fn try_frames(&self, most: u32, want: Want) -> Result<Taken> {
         if self.reserved.load(Relaxed) {
-            return self.function.memory.take(&self.promise, most, want);
+            let taken = self.function.memory.take(&self.promise, most, want)?;
+            self.occupy_room(taken.run.count);
+            return Ok(taken);
         }
-        let left = self.room.left(Location::Device);
-        let left = left.min(self.function.room.left(Location::Device));
-        // CAST: at most `most`.
-        let most = left.min(u64::from(most)) as u32;
-        if most == 0 {
+        self.within_room(most, |most| self.function.memory.take_free(most, want))
+    }
+
+    /// Takes up to `most` frames, as many as there is room for, by `take`. ENOSPC.
+    pub(crate) fn within_room(
+        &self,
+        most: u32,
+        take: impl FnOnce(u32) -> Result<Taken>,
+    ) -> Result<Taken> {
+        let own = self.room.take(most.into());
+        let room = self.function.room.take(own);
+        self.room.leave(own - room);
+        if room == 0 {
             return Err(ENOSPC);
         }
-        self.function.memory.take_free(most, want)
+        // CAST: at most `most`.
+        let taken = take(room as u32);
+        let count = taken.as_ref().map_or(0, |taken| taken.run.count);
+        self.leave_room(room.saturating_sub(count.into()));
+        taken
+    }
+
+    /// Frames were taken that limits say nothing of.
+    pub(crate) fn occupy_room(&self, count: u32) {
+        self.room.occupy(count.into());
+        self.function.room.occupy(count.into());
+    }
+
+    /// Frames were given back.
+    pub(crate) fn leave_room(&self, count: u64) {
+        self.room.leave(count);
+        self.function.room.leave(count);
     }
 
     /// Takes up to `most` frames, and makes room for them if there are none: blocks other than `keep`, last used before `limit`, go to the host.

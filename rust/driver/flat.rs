@@ -67,6 +67,7 @@ impl Space {
         let memory = &self.function.memory;
         let generation = memory.generation();
         let run = memory.take_whole(count)?;
+        self.occupy_room(run.count);
         // Before there is a block that could be sent away.
         self.flat.is.store(true, Release);
         let mut placed = 0;

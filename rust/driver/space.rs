@@ -332,6 +332,7 @@ impl Space {
     pub(crate) fn give(&self, run: FrameRun, clean: bool, generation: u32) {
         let memory = &self.function.memory;
         memory.give(run, clean, generation, &self.promise);
+        self.leave_room(run.count.into());
     }
 
     // ---- Taking rights away -----------------------------------------------------------------------

@@ -12,7 +12,6 @@ use kernel::time::{Delta, Msecs};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 use super::block::{Block, Locked};
-use super::evict::Room;
 use super::space::Space;
 use super::trace::{place, words};
 use crate::engine::frames::Taken;
@@ -324,12 +323,7 @@ impl Space {
         {
             return None;
         }
-        let over = |room: &Room| room.used(Location::Device) >= room.limit(Location::Device);
-        let taken = if over(&self.room) || over(&self.function.room) {
-            Err(ENOSPC)
-        } else {
-            self.function.memory.take_below(window)
-        };
+        let taken = self.within_room(1, |_| self.function.memory.take_below(window));
         if taken.is_err() {
             self.function.stats.window_misses.count();
         }
