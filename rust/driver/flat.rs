@@ -15,6 +15,7 @@ use crate::engine::frames::FrameRun;
 use crate::engine::mask::PAGES;
 use crate::sys::abi as hw;
 use crate::sys::pci::BoundGuard;
+use crate::sys::wait::Signals;
 
 /// Whether a space is flat. Changed only by who changes the space's size.
 #[pin_data]
@@ -81,7 +82,8 @@ impl Space {
                 }
             });
         if let Err(error) = laid {
-            self.forget(0..u64::from(placed), false, Some(device));
+            // Nothing ends it.
+            let _ = self.forget(0..u64::from(placed), false, Some(device), Signals::None);
             self.flat.end();
             if placed < count {
                 let rest = FrameRun {

@@ -3,6 +3,8 @@
 //! What an open file manages: pages that host and device see at the same offsets, in blocks that are there once one of their pages has
 //! had contents.
 
+use core::ops::Range;
+
 use kernel::device::Bound;
 use kernel::pci;
 use kernel::prelude::*;
@@ -29,7 +31,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::memcg::MemoryCgroup;
 use crate::sys::pci::BoundGuard;
 use crate::sys::table::Table;
-use crate::sys::wait::Signals;
+use crate::sys::wait::{killed, Signals};
 
 /// Lost pages are being counted.
 const COUNTING: u64 = u64::MAX;
@@ -122,10 +124,13 @@ pub(crate) enum Backing {
 struct Changing {
     /// The file was closed.
     closed: bool,
+    /// Pages beyond the end that may have contents yet, since whoever made the space smaller was killed: nobody sees them, and who changes
+    /// the size next forgets them first.
+    cut: Range<u64>,
 }
 
 /// The part of `pages` that lies in block `index`.
-pub(crate) fn region_of(pages: &core::ops::Range<u64>, index: u64) -> Region {
+pub(crate) fn region_of(pages: &Range<u64>, index: u64) -> Region {
     let base = index * PAGES as u64;
     let within = |page: u64| page.saturating_sub(base).min(PAGES as u64);
     // CAST: at most 512.
@@ -148,7 +153,7 @@ impl Space {
                 mapping,
                 memcg: MemoryCgroup::of_caller(),
                 bytes: Atomic::new(0),
-                changing <- new_mutex!(Changing { closed: false }, "vfetch: changing a space"),
+                changing <- new_mutex!(Changing { closed: false, cut: 0..0 }, "vfetch: changing a space"),
                 closed: Atomic::new(false),
                 windowed: Atomic::new(false),
                 reserved: Atomic::new(false),
@@ -403,10 +408,11 @@ impl Space {
             return Err(EFBIG);
         }
         let device = self.function.enter()?;
-        let changing = self.changing.lock();
+        let mut changing = self.changing.lock();
         if changing.closed {
             return Err(EBADF);
         }
+        self.forget_cut(&mut changing, &device)?;
         let now = self.bytes();
         let was = self.backing();
         // Promises are for a space as a whole, from the start.
@@ -438,21 +444,33 @@ impl Space {
                 self.tell_device();
             }
             self.mapping.unmap(bytes / PAGE, (now - bytes) / PAGE);
-            self.forget(bytes / PAGE..now / PAGE, true, Some(&device));
-            self.advice.cut(bytes / PAGE);
-            if was == Backing::Reserved {
-                // CAST: it was a `u32` when it was promised.
-                let fewer = ((now - bytes) / PAGE) as u32;
-                self.function.memory.unpromise(&self.promise, fewer);
-                self.reserved.store(bytes > 0, Release);
-            }
-            self.flat.end();
+            changing.cut = bytes / PAGE..now / PAGE;
         }
+        let result = self.forget_cut(&mut changing, &device);
         drop(changing);
         if (now == 0) != (bytes == 0) {
             // Poll says whether there is a size.
             self.function.ordinary.wake();
         }
+        result
+    }
+
+    /// Forgets what was cut off. EINTR: killed midway.
+    fn forget_cut(&self, changing: &mut Changing, device: &BoundGuard<'_>) -> Result {
+        let cut = changing.cut.clone();
+        if cut.is_empty() {
+            return Ok(());
+        }
+        self.forget(cut.clone(), true, Some(device), Signals::Fatal)?;
+        self.advice.cut(cut.start);
+        if self.backing() == Backing::Reserved {
+            // CAST: it was a `u32` when it was promised.
+            let fewer = (cut.end - cut.start) as u32;
+            self.function.memory.unpromise(&self.promise, fewer);
+            self.reserved.store(cut.start > 0, Release);
+        }
+        self.flat.end();
+        changing.cut = 0..0;
         Ok(())
     }
 
@@ -507,21 +525,24 @@ impl Space {
     /// Forgets the contents of `pages`. `scrub`: their frames are zeroed at once, as far as the device does it; others are dirty.
     ///
     /// `device` is what the caller keeps bound: it cannot be entered again once unbinding waits for the caller. Without it the device must have been
-    /// [detached](Self::detach).
+    /// [detached](Self::detach). Where `signals` may end it (EINTR) some of them are as they were.
     pub(crate) fn forget(
         &self,
-        pages: core::ops::Range<u64>,
+        pages: Range<u64>,
         scrub: bool,
         device: Option<&BoundGuard<'_>>,
-    ) {
+        signals: Signals,
+    ) -> Result {
         let mut next = pages.start / PAGES as u64;
         while let Some(block) = self
             .next_block(next)
             .filter(|block| block.first_page() < pages.end)
         {
             next = block.index + 1;
-            self.forget_in(&block, region_of(&pages, block.index), scrub, device);
+            let region = region_of(&pages, block.index);
+            self.forget_in(&block, region, scrub, device, signals)?;
         }
+        Ok(())
     }
 
     fn forget_in(
@@ -530,8 +551,12 @@ impl Space {
         region: Region,
         scrub: bool,
         device: Option<&BoundGuard<'_>>,
-    ) {
+        signals: Signals,
+    ) -> Result {
         let (revocation, lost, generation) = loop {
+            if matches!(signals, Signals::Fatal) && killed() {
+                return Err(EINTR);
+            }
             let mut locked = block.lock();
             let wanted = PageMask::from(region);
             let Some(page) = locked.busy().and(&wanted).first() else {
@@ -543,8 +568,15 @@ impl Space {
             let moving = locked.move_of(page).cloned();
             let version = block.version();
             drop(locked);
-            if !moving.is_some_and(|moving| moving.finish_page(page)) {
-                block.wait(version, Signals::None);
+            match moving {
+                // Killed: it is looked at above.
+                Some(moving) if matches!(signals, Signals::Fatal) => {
+                    moving.await_page(page, version, None);
+                }
+                Some(moving) if moving.finish_page(page) => {}
+                _ => {
+                    block.wait(version, signals);
+                }
             }
         };
         self.lost_ended(lost);
@@ -583,6 +615,7 @@ impl Space {
             drop(locked);
         }
         block.touch();
+        Ok(())
     }
 
     /// The device shall not find the leaf of block `index` any more. Returns the address space, if it could.
@@ -602,7 +635,7 @@ impl Space {
     }
 
     /// Forgets the contents of `bytes`. `scrub`: their memory is zeroed at once, and not when it is used again. See `VFETCH_IOC_DISCARD`.
-    pub(crate) fn discard(&self, bytes: core::ops::Range<u64>, scrub: bool) -> Result {
+    pub(crate) fn discard(&self, bytes: Range<u64>, scrub: bool) -> Result {
         if bytes.start % PAGE != 0 || bytes.end % PAGE != 0 {
             return Err(EINVAL);
         }
@@ -615,9 +648,10 @@ impl Space {
             // Nothing else could have its frames.
             return Err(EOPNOTSUPP);
         }
-        self.forget(bytes.start / PAGE..bytes.end / PAGE, scrub, Some(&device));
+        let pages = bytes.start / PAGE..bytes.end / PAGE;
+        let result = self.forget(pages, scrub, Some(&device), Signals::Fatal);
         drop(changing);
-        Ok(())
+        result
     }
 
     /// The file was closed: gives everything back, scrubbed.
@@ -639,7 +673,8 @@ impl Space {
         }
         // All there are, wherever they come from.
         let all = 0..u64::from(hw::VFETCH_AS_MAX_PAGES);
-        self.forget(all, device.is_some(), device.as_ref());
+        // Nothing ends it.
+        let _ = self.forget(all, device.is_some(), device.as_ref(), Signals::None);
         self.on_device.clear();
         self.on_host.clear();
         // What others have in hand yet is nobody's when they give it back.

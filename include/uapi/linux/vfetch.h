@@ -70,7 +70,9 @@
  * overwritten as a whole by one write(), discarded (VFETCH_IOC_DISCARD), or cut off by SET_SIZE.
  *
  * POLL. POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM: the space has a size, no
- * recovery is under way, and the ordinary queue has a free slot. POLLPRI: a job has ended that was not waited for. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device is gone.
+ * recovery is under way, and the ordinary queue has a free slot. POLLPRI: a job has ended that was not waited for. POLLRDBAND: the trace that this
+ * file began has records, or has ended, so that VFETCH_IOC_TRACE_READ does not wait. POLLERR: the space has lost pages. POLLHUP | POLLERR: the device
+ * is gone.
  *
  * IOCTLS. A structure's size is part of the command, and structures grow at
  * the end: a caller with a shorter structure gets, and sets, what it holds (the
@@ -274,7 +276,8 @@ struct vfetch_stats {
  *
  * Errors, with which the size stays: EINVAL not a multiple of the page, both flags, with a flag where the size was set without (or the other
  * way round), or another size of a flat space; EFBIG more than 1 TiB; ENOSPC with a flag, the function has not that much free (flat: in
- * one piece); EIO flat, and the device did not clear it; ENOMEM no kernel memory.
+ * one piece); EIO flat, and the device did not clear it; ENOMEM no kernel memory. A process that is killed (EINTR) does not wait for pages that are on
+ * their way: a space that it was making smaller has its new size, and what was cut off is forgotten when the size is set the next time.
  */
 #define VFETCH_SIZE_RESERVE	0x1	/* a frame for each page, at once */
 #define VFETCH_SIZE_FLAT	0x2	/* neighbouring frames, and no page table */
@@ -295,7 +298,7 @@ struct vfetch_size {
  * VFETCH_IOC_DISCARD: the pages read as zeros again, lost ones included; their
  * memory is scrubbed. The size stays.
  *
- * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space; EOPNOTSUPP the space is flat.
+ * Errors: EINVAL not a multiple of the page; ERANGE not all inside the space; EOPNOTSUPP the space is flat. EINTR killed midway.
  */
 struct vfetch_range {
 	__u32 flags;
@@ -656,7 +659,8 @@ struct vfetch_trace_start {
  * @timeout_ns: in: for how long to wait at most while there is none; negative: for ever. Rounded up to milliseconds
  * @lost: out: records that were lost since the beginning of the trace
  *
- * When VFETCH_IOC_TRACE_STOP was called, or the function is gone, what is left can still be read; then @count is 0.
+ * When VFETCH_IOC_TRACE_STOP was called, or the function is gone, what is left can still be read; then @count is 0. POLLRDBAND says when a
+ * call would not wait.
  *
  * Errors: EINVAL @count is 0, or this file began no trace; EFAULT @records cannot be written, in which case up to 64 records
  * are lost and counted; ETIME none came; EINTR a signal came first.

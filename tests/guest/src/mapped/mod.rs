@@ -284,6 +284,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 waits::mappings_change_while_a_page_is_awaited,
                 waits::mappings_change_while_a_page_is_awaited_that_was_taken_meanwhile,
                 waits::a_debugger_holds_nobody_up_for_ever,
+                waits::a_killed_process_does_not_wait_for_what_it_discards,
+                waits::what_a_killed_process_cut_off_is_gone,
             ],
         },
         Group {
