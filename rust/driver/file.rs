@@ -301,12 +301,14 @@ impl OpenFile for SpaceFile {
     fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready {
         poll.register(&self.0.events.ended);
         let slot = self.0.function.ordinary.poll(poll);
+        let trace = self.0.function.trace.poll(self.0.id, poll);
         let gone = self.0.function.state() == State::Gone;
         let sized = self.0.bytes() > 0;
         Ready {
             read: sized && slot,
             write: sized && slot,
             job: self.0.has_ended_job(),
+            trace,
             error: gone || self.0.lost_pages() > 0,
             hangup: gone,
         }

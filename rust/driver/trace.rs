@@ -19,8 +19,9 @@ use crate::engine::mask::PageMask;
 use crate::engine::prefetch::Location;
 use crate::sys::abi::{self as hw, vfetch_trace_record as Record, vfetch_trace_start};
 use crate::sys::ioctl::UserBytes;
+use crate::sys::node::POLL_TRACE;
 use crate::sys::time::now_ns;
-use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
+use crate::sys::wait::{new_wait_queue, Poll, Signals, WaitQueue, Waited};
 
 const _: () = assert!(size_of::<Record>() == 192);
 const _: () = assert!(hw::VFETCH_TRACE_MASK_WORDS as usize * 64 == crate::engine::mask::PAGES);
@@ -146,7 +147,7 @@ impl Trace {
             }
             ring.push(record);
         }
-        self.arrived.wake_all();
+        self.arrived.wake_all_for(POLL_TRACE);
     }
 
     /// Records what became of `pages` of a move.
@@ -200,7 +201,7 @@ impl Trace {
             }
             self.kinds.store(0, Relaxed);
         }
-        self.arrived.wake_all();
+        self.arrived.wake_all_for(POLL_TRACE);
         Ok(())
     }
 
@@ -211,7 +212,7 @@ impl Trace {
             let _ring = self.ring.lock();
             self.kinds.store(0, Relaxed);
         }
-        self.arrived.wake_all();
+        self.arrived.wake_all_for(POLL_TRACE);
     }
 
     /// The file of space `owner` is closed.
@@ -226,6 +227,18 @@ impl Trace {
         };
         // Not under the lock, as above.
         drop(gone);
+    }
+
+    /// Whether reading would not wait: there are records, or there will be no more.
+    fn has_news(&self, ring: &Ring) -> bool {
+        ring.count > 0 || self.kinds.load(Relaxed) == 0
+    }
+
+    /// Whether space `owner` began the trace, and reading it would not wait. Registers who polls.
+    pub(crate) fn poll<'a>(&'a self, owner: u32, poll: &Poll<'a>) -> bool {
+        poll.register(&self.arrived);
+        let ring = self.ring.lock();
+        ring.owner == Some(owner) && self.has_news(&ring)
     }
 
     /// Takes up to `room` records of the trace that space `owner` began to `to`, and waits for the first for at most `time`. Returns how many, and how
@@ -244,7 +257,7 @@ impl Trace {
         let over = || {
             let ring = self.ring.lock();
             mine = ring.owner == Some(owner);
-            !mine || ring.count > 0 || self.kinds.load(Relaxed) == 0
+            !mine || self.has_news(&ring)
         };
         match self.arrived.wait(Signals::Any, time, over) {
             Waited::Done => {}

@@ -64,6 +64,9 @@ impl From<Error> for Moved {
     }
 }
 
+/// What poll calls [`Ready::trace`].
+pub(crate) const POLL_TRACE: u32 = bindings::POLLRDBAND;
+
 /// What is ready, as poll reports it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ready {
@@ -73,6 +76,8 @@ pub(crate) struct Ready {
     pub(crate) write: bool,
     /// A job has ended.
     pub(crate) job: bool,
+    /// There is something to be read of a trace.
+    pub(crate) trace: bool,
     /// Something is wrong that the caller should look at.
     pub(crate) error: bool,
     /// The device is gone.
@@ -471,6 +476,7 @@ impl<T: OpenFile> Operations<T> {
             (ready.read, bindings::POLLIN | bindings::POLLRDNORM),
             (ready.write, bindings::POLLOUT | bindings::POLLWRNORM),
             (ready.job, bindings::POLLPRI),
+            (ready.trace, POLL_TRACE),
             (ready.error, bindings::POLLERR),
             (ready.hangup, bindings::POLLHUP),
         ] {

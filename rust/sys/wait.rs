@@ -158,28 +158,34 @@ impl WaitQueue {
     /// May be called in any context. A change made before this call is seen by those that
     /// it wakes.
     pub(crate) fn wake_all(&self) {
-        self.wake(0);
+        self.wake(0, 0);
+    }
+
+    /// The same, but of pollers only those who asked for one of `events`.
+    pub(crate) fn wake_all_for(&self, events: u32) {
+        self.wake(0, events);
     }
 
     /// The same, but wakes only the first of those who [wait in turn](Self::wait_in_turn). A poller may be the first
     /// (`EPOLLEXCLUSIVE`), and takes nothing: pollers belong on a queue of their own.
     pub(crate) fn wake_one(&self) {
-        self.wake(1);
+        self.wake(1, 0);
     }
 
-    /// Wakes `turns` of those who wait in turn (0: all), and everybody else.
-    fn wake(&self, turns: c_int) {
+    /// Wakes `turns` of those who wait in turn (0: all), and everybody else; of pollers those who asked for one of `events` (0: any).
+    fn wake(&self, turns: c_int, events: u32) {
         // SAFETY: The head is initialised. This orders the caller's change before the look.
         if !unsafe { shim::vfetch_wq_has_sleeper(self.head.get()) } {
             return;
         }
-        // SAFETY: The head is initialised.
+        // SAFETY: The head is initialised; a key is a number, and not followed.
         unsafe {
             bindings::__wake_up(
                 self.head.get(),
                 bindings::TASK_NORMAL,
                 turns,
-                core::ptr::null_mut(),
+                // What pollers get as the key; others do not look at it. CAST: u32 to usize keeps the value.
+                core::ptr::without_provenance_mut(events as usize),
             )
         };
     }
