@@ -269,7 +269,7 @@ impl OpenFile for SpaceFile {
                 let asked: vfetch_trace_start = argument.read(size_of::<vfetch_trace_start>())?;
                 must_be_zero(&[asked.flags, asked.reserved])?;
                 let function = &self.0.function;
-                function.trace.start(self.0.id, &asked)?;
+                function.trace.start(&self.0, &asked)?;
                 if function.state() == State::Gone {
                     // Nobody else ends a trace that began so late.
                     function.trace.end();
@@ -299,16 +299,15 @@ impl OpenFile for SpaceFile {
     }
 
     fn poll<'a>(&'a self, poll: &Poll<'a>) -> Ready {
-        poll.register(&self.0.events.ended);
+        poll.register(&self.0.events.happened);
         let slot = self.0.function.ordinary.poll(poll);
-        let trace = self.0.function.trace.poll(self.0.id, poll);
         let gone = self.0.function.state() == State::Gone;
         let sized = self.0.bytes() > 0;
         Ready {
             read: sized && slot,
             write: sized && slot,
             job: self.0.has_ended_job(),
-            trace,
+            trace: self.0.function.trace.is_readable(self.0.id),
             error: gone || self.0.lost_pages() > 0,
             hangup: gone,
         }

@@ -198,11 +198,13 @@ impl JobOutcome {
     }
 }
 
-/// What those who poll for jobs wait for.
+/// What those who poll a space wait for, beside slots: that a job ends, or that there is something to read of its trace.
+///
+/// One queue for both: io_uring's requests fail with files that are polled by more than two.
 #[pin_data]
 pub(crate) struct Events {
     #[pin]
-    pub(crate) ended: WaitQueue,
+    pub(crate) happened: WaitQueue,
 }
 
 impl Events {
@@ -210,7 +212,7 @@ impl Events {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                ended <- new_wait_queue!("vfetch: jobs"),
+                happened <- new_wait_queue!("vfetch: events"),
             }),
             GFP_KERNEL,
         )
@@ -635,7 +637,7 @@ impl Queue {
         if is_job {
             if let Some(Some(notice)) = inner.notices.get(slot) {
                 notice.outcome.set(end);
-                notice.events.ended.wake_all();
+                notice.events.happened.wake_all();
                 if let Some(eventfd) = &notice.eventfd {
                     eventfd.signal();
                 }

@@ -10,18 +10,20 @@ use core::mem::size_of;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_spinlock, SpinLock};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use kernel::time::Msecs;
 use kernel::transmute::AsBytes;
 
 use super::migrate::Move;
+use super::queue::Events;
+use super::space::Space;
 use crate::engine::mask::PageMask;
 use crate::engine::prefetch::Location;
 use crate::sys::abi::{self as hw, vfetch_trace_record as Record, vfetch_trace_start};
 use crate::sys::ioctl::UserBytes;
 use crate::sys::node::POLL_TRACE;
 use crate::sys::time::now_ns;
-use crate::sys::wait::{new_wait_queue, Poll, Signals, WaitQueue, Waited};
+use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
 
 const _: () = assert!(size_of::<Record>() == 192);
 const _: () = assert!(hw::VFETCH_TRACE_MASK_WORDS as usize * 64 == crate::engine::mask::PAGES);
@@ -39,15 +41,15 @@ pub(crate) struct Trace {
     kinds: Atomic<u32>,
     #[pin]
     ring: SpinLock<Ring>,
-    /// Woken when a record was made, and when there will be none.
+    /// Those who read, and wait for a record, or for its end. (Who polls waits for the space's events.)
     #[pin]
     arrived: WaitQueue,
 }
 
 /// Records that were not read.
 struct Ring {
-    /// The space whose file began the trace.
-    owner: Option<u32>,
+    /// The space whose file began the trace, and who polls that.
+    owner: Option<(u32, Arc<Events>)>,
     records: KVVec<Record>,
     /// The oldest, and how many there are.
     first: usize,
@@ -79,6 +81,18 @@ impl Ring {
         number: 0,
         lost: 0,
     };
+
+    /// Whether space `owner` began the trace.
+    fn is_of(&self, owner: u32) -> bool {
+        self.owner.as_ref().is_some_and(|(id, _)| *id == owner)
+    }
+
+    /// Who polls is to look again.
+    fn tell(&self) {
+        if let Some((_, events)) = &self.owner {
+            events.happened.wake_all_for(POLL_TRACE);
+        }
+    }
 
     fn push(&mut self, mut record: Record) {
         record.number = self.number;
@@ -146,8 +160,9 @@ impl Trace {
                 return;
             }
             ring.push(record);
+            ring.tell();
         }
-        self.arrived.wake_all_for(POLL_TRACE);
+        self.arrived.wake_all();
     }
 
     /// Records what became of `pages` of a move.
@@ -164,8 +179,8 @@ impl Trace {
         });
     }
 
-    /// Begins, for the file of space `owner`. EINVAL, EBUSY, ENOMEM.
-    pub(crate) fn start(&self, owner: u32, asked: &vfetch_trace_start) -> Result {
+    /// Begins, for the file of `owner`. EINVAL, EBUSY, ENOMEM.
+    pub(crate) fn start(&self, owner: &Space, asked: &vfetch_trace_start) -> Result {
         let all = (2 << hw::VFETCH_TRACE_KINDS) - 2;
         if asked.kinds == 0 || asked.kinds & !all != 0 || !(LEAST..=MOST).contains(&asked.records) {
             return Err(EINVAL);
@@ -173,13 +188,13 @@ impl Trace {
         // CAST: at most 65536.
         let records = KVVec::from_elem(Record::default(), asked.records as usize, GFP_KERNEL)?;
         let fresh = Ring {
-            owner: Some(owner),
+            owner: Some((owner.id, owner.events.clone())),
             records,
             ..Ring::EMPTY
         };
         let before = {
             let mut ring = self.ring.lock();
-            let others = ring.owner.is_some_and(|other| other != owner);
+            let others = ring.owner.is_some() && !ring.is_of(owner.id);
             if others || self.kinds.load(Relaxed) != 0 {
                 Err(fresh)
             } else {
@@ -196,12 +211,13 @@ impl Trace {
     pub(crate) fn stop(&self, owner: u32) -> Result {
         {
             let ring = self.ring.lock();
-            if ring.owner != Some(owner) {
+            if !ring.is_of(owner) {
                 return Err(EINVAL);
             }
             self.kinds.store(0, Relaxed);
+            ring.tell();
         }
-        self.arrived.wake_all_for(POLL_TRACE);
+        self.arrived.wake_all();
         Ok(())
     }
 
@@ -209,17 +225,18 @@ impl Trace {
     pub(crate) fn end(&self) {
         {
             // With the lock: no record is made after this.
-            let _ring = self.ring.lock();
+            let ring = self.ring.lock();
             self.kinds.store(0, Relaxed);
+            ring.tell();
         }
-        self.arrived.wake_all_for(POLL_TRACE);
+        self.arrived.wake_all();
     }
 
     /// The file of space `owner` is closed.
     pub(crate) fn release(&self, owner: u32) {
         let gone = {
             let mut ring = self.ring.lock();
-            if ring.owner != Some(owner) {
+            if !ring.is_of(owner) {
                 return;
             }
             self.kinds.store(0, Relaxed);
@@ -234,11 +251,10 @@ impl Trace {
         ring.count > 0 || self.kinds.load(Relaxed) == 0
     }
 
-    /// Whether space `owner` began the trace, and reading it would not wait. Registers who polls.
-    pub(crate) fn poll<'a>(&'a self, owner: u32, poll: &Poll<'a>) -> bool {
-        poll.register(&self.arrived);
+    /// Whether space `owner` began the trace, and reading it would not wait.
+    pub(crate) fn is_readable(&self, owner: u32) -> bool {
         let ring = self.ring.lock();
-        ring.owner == Some(owner) && self.has_news(&ring)
+        ring.is_of(owner) && self.has_news(&ring)
     }
 
     /// Takes up to `room` records of the trace that space `owner` began to `to`, and waits for the first for at most `time`. Returns how many, and how
@@ -256,7 +272,7 @@ impl Trace {
         let mut mine = true;
         let over = || {
             let ring = self.ring.lock();
-            mine = ring.owner == Some(owner);
+            mine = ring.is_of(owner);
             !mine || self.has_news(&ring)
         };
         match self.arrived.wait(Signals::Any, time, over) {

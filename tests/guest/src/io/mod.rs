@@ -71,6 +71,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 uring::many_requests_in_flight_move_their_data,
                 uring::vectors_and_registered_buffers_work,
                 uring::a_nonblocking_file_works,
+                uring::a_ring_polls_a_space,
                 uring::a_ring_closed_with_requests_in_flight_leaves_nothing,
                 sharing::a_duplicate_is_the_same_space,
                 sharing::a_forked_child_shares_the_space_and_its_position,

@@ -277,3 +277,23 @@ pub(crate) fn a_ring_closed_with_requests_in_flight_leaves_nothing() -> Result<(
     }
     Ok(())
 }
+
+/// Polled by a ring, a file may make use of two wait queues at most.
+pub(crate) fn a_ring_polls_a_space() -> Result<()> {
+    let function = vf(1)?;
+    leaves_nothing(&function, || {
+        let space = Space::open(&function)?;
+        let fd = Fd(space.as_fd().as_raw_fd());
+        let mut ring = IoUring::new(4)?;
+        let wanted = libc::POLLIN as u32;
+        push(&mut ring, [opcode::PollAdd::new(fd, wanted).build()])?;
+        ring.submit()?;
+        ensure!(
+            ring.completion().next().is_none(),
+            "a space without a size is ready, or cannot be polled"
+        );
+        space.set_size(PAGE as u64)?;
+        let got = finish(&mut ring, 1)?;
+        same("what is ready", got, vec![i32::from(libc::POLLIN)])
+    })
+}
