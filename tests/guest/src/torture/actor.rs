@@ -106,6 +106,8 @@ pub(super) struct Actor {
     home: usize,
     pub(super) scratch: usize,
     pub(super) random: Pcg64Mcg,
+    /// The last chunk that it [chose](Self::chunk).
+    last: usize,
     /// The space, mapped.
     pub(super) window: Mapping,
     /// Memory for calls.
@@ -128,6 +130,7 @@ impl Actor {
             home,
             scratch: memory.scratch(number),
             random: world.random(name as u64),
+            last: 0,
             window: Mapping::part_of(&memory.space, 0, memory.bytes(), RIGHTS)?,
             buffer: Mapping::anonymous(LARGEST)?,
             outsides: [
@@ -168,14 +171,19 @@ impl Actor {
 
     /// A chunk: mostly one of those that all use at the moment.
     pub(super) fn chunk(&mut self) -> usize {
+        // Host and device are to want the same at about the same time.
+        if self.world.shows && self.random.random_range(0..4) > 0 {
+            return self.last;
+        }
         let chunks = self.world.memories[self.home].chunks();
-        match self.random.random_range(0..4) {
+        self.last = match self.random.random_range(0..4) {
             // Of one block.
             0 | 1 => self.random.random_range(0..24),
             // The same few of every block.
             2 => self.random.random_range(0..chunks / 128) * 128 + self.random.random_range(0..4),
             _ => self.random.random_range(0..chunks),
-        }
+        };
+        self.last
     }
 
     /// A chunk's part of the mapping.
@@ -193,7 +201,9 @@ impl Actor {
     pub(super) fn excuses(&self, errno: Option<Errno>) -> bool {
         // EFAULT: a page of the buffer could not be fetched. ECANCELED: a job's queue was reset.
         const DEVICE: [Errno; 3] = [Errno::IO, Errno::FAULT, Errno::CANCELED];
-        if errno == Some(Errno::FAULT) && self.has_windows() {
+        // What the kernel says of a buffer that is no page: the second where it is a disk's.
+        let shown = matches!(errno, Some(Errno::FAULT | Errno::EXIST));
+        if shown && self.has_windows() {
             return true;
         }
         self.world.faulty && errno.is_some_and(|errno| DEVICE.contains(&errno))

@@ -166,17 +166,24 @@ impl Chaos {
     /// Says something of a part of a space.
     fn advise(&mut self, space: usize) -> Result<()> {
         let side = |host| if host { Side::Host } else { Side::Device };
+        // Pages that thrash and are to be on the device are shown through the window, and cannot be buffers: an EFAULT must be excused.
+        let shows = self.world.shows && self.random.random();
         let advice = match self.random.random_range(0..8) {
+            _ if shows => Advice::Prefer(Some(Side::Device)),
             0 | 1 => Advice::Normal,
-            // Pages that thrash and are to be on the device are shown through the window, and cannot be buffers: an EFAULT must be excused.
             2 => Advice::Prefer(Some(side(!self.world.fails() || self.random.random()))),
             3 => Advice::Prefer(None),
             4 => Advice::AccessedByDevice(self.random.random()),
             5 => Advice::Prefetch(self.random.random()),
             _ => Advice::WillNeed(side(self.random.random())),
         };
-        let first = self.random.random_range(0..CHUNKS);
-        let chunks = self.random.random_range(1..=64.min(CHUNKS - first));
+        let (first, chunks) = if shows {
+            // Those that are used the most.
+            (0, 24)
+        } else {
+            let first = self.random.random_range(0..CHUNKS);
+            (first, self.random.random_range(1..=64.min(CHUNKS - first)))
+        };
         let part = (first * CHUNK) as u64..((first + chunks) * CHUNK) as u64;
         match self.world.memories[space].space.advise(part, advice) {
             Err(error) if !self.world.fails() => Err(error).context("advice"),

@@ -13,11 +13,12 @@
 //!
 //! A run takes 20 seconds, or SECONDS from the environment. It says its seed, and takes another's from SEED: with the same
 //! seed every thread does the same things in the same order, though threads meet otherwise. Ten minutes, without and with failures of the
-//! device, and of allocations:
+//! device, on processors that really run at once, and with allocations that fail:
 //!
 //! ```text
 //! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture'
 //! make vm VFS=2 MODULES=brd TIMEOUT=1500 DEVICE=total_vfs=2,mem_size=36M,x-test=on MODARGS=timeout_ms=200 CMD='SECONDS=600 vfetch-test torture-faults'
+//! make vm VFS=2 MODULES=brd TIMEOUT=1500 THREADS=multi DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture'
 //! make vm KERNEL=debug VFS=2 MODULES=brd TIMEOUT=3000 DEVICE=total_vfs=2,mem_size=36M CMD='SECONDS=600 vfetch-test torture-memory'
 //! ```
 
@@ -72,6 +73,8 @@ struct World {
     faulty: bool,
     /// Whether the module is refused memory.
     starved: bool,
+    /// Whether pages are wanted on the device that both sides use, so that they are shown there.
+    shows: bool,
     memories: Vec<Memory>,
     stop: AtomicBool,
     /// How often each of [`DEEDS`] was done, and was refused because of a failure.
@@ -106,15 +109,19 @@ fn seconds() -> Result<u64> {
     Ok(setting("SECONDS")?.unwrap_or(20))
 }
 
-/// What goes wrong beside what user space does.
+/// What there is beside what user space does in any case.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wrong {
+enum Beside {
     Nothing,
-    Device,
-    Memory,
+    /// Failures of the device.
+    Failures,
+    /// Allocations that fail.
+    Starvation,
+    /// Pages that thrash and are shown on the device.
+    Windows,
 }
 
-fn run(wrong: Wrong) -> Result<()> {
+fn run(beside: Beside) -> Result<()> {
     let seed = match setting("SEED")? {
         Some(seed) => seed,
         None => u64::from(rand_seed()?),
@@ -131,8 +138,9 @@ fn run(wrong: Wrong) -> Result<()> {
                 .collect();
             let world = Arc::new(World {
                 seed,
-                faulty: wrong == Wrong::Device,
-                starved: wrong == Wrong::Memory,
+                faulty: beside == Beside::Failures,
+                starved: beside == Beside::Starvation,
+                shows: beside == Beside::Windows,
                 memories: memories?,
                 stop: AtomicBool::new(false),
                 done: [const { AtomicU64::new(0) }; DEEDS.len()],
@@ -177,9 +185,15 @@ fn torture(world: &Arc<World>) -> Result<()> {
         }
     }
     let end = Instant::now() + Duration::from_secs(seconds()?);
+    // Slow machines do little in that time.
+    let last = end + Duration::from_secs(100);
+    let wanted = || {
+        let now = Instant::now();
+        now < end || now < last && world.shows && pins(world).is_ok_and(|pins| pins.contains(&0))
+    };
     let mut chaos = Chaos::new(world)?;
     let mut result = Ok(());
-    while result.is_ok() && Instant::now() < end && !world.stop.load(SeqCst) {
+    while result.is_ok() && wanted() && !world.stop.load(SeqCst) {
         result = chaos.disturb(&threads);
     }
     world.stop.store(true, SeqCst);
@@ -199,6 +213,18 @@ fn torture(world: &Arc<World>) -> Result<()> {
     report(world)
 }
 
+/// How many pages were pinned to the host and to windows, and found no room there.
+fn pins(world: &World) -> Result<[u64; 3]> {
+    let mut all = [0; 3];
+    for memory in [&world.memories[0], &world.memories[2]] {
+        let stats = memory.space.stats()?;
+        all[0] += stats.thrashing_pins;
+        all[1] += stats.window_pins;
+        all[2] += stats.window_misses;
+    }
+    Ok(all)
+}
+
 /// Says what was done, and that it was enough to mean something.
 fn report(world: &World) -> Result<()> {
     for ((deed, done), refused) in DEEDS.iter().zip(&world.done).zip(&world.refused) {
@@ -214,7 +240,7 @@ fn report(world: &World) -> Result<()> {
         evictions += stats.evictions;
         println!(
             "# {}: {} host faults, {} device faults in {} batches, {} evictions, {} MiB to the host, {} MiB to the device, \
-             {} timeouts, {} queue resets, {} function resets, {} lost pages, {} window pins",
+             {} timeouts, {} queue resets, {} function resets, {} lost pages, {} pins to the host, {} to windows, {} without room there",
             memory.name,
             stats.host_faults,
             stats.device_faults,
@@ -226,7 +252,9 @@ fn report(world: &World) -> Result<()> {
             stats.queue_resets,
             stats.function_resets,
             stats.lost_pages,
+            stats.thrashing_pins,
             stats.window_pins,
+            stats.window_misses,
         );
         ensure!(
             stats.host_faults > 0 && stats.device_faults > 0,
@@ -239,19 +267,27 @@ fn report(world: &World) -> Result<()> {
         );
     }
     ensure!(evictions > 0, "nothing was evicted");
+    ensure!(
+        !world.shows || !pins(world)?.contains(&0),
+        "pages were not pinned to each side, or found room in every window"
+    );
     Ok(())
 }
 
 fn everything_at_once_sees_only_what_was_written() -> Result<()> {
-    run(Wrong::Nothing)
+    run(Beside::Nothing)
 }
 
 fn failures_and_resets_give_errors_and_never_wrong_bytes() -> Result<()> {
-    run(Wrong::Device)
+    run(Beside::Failures)
 }
 
 fn without_kernel_memory_there_are_errors_and_never_wrong_bytes() -> Result<()> {
-    run(Wrong::Memory)
+    run(Beside::Starvation)
+}
+
+fn pages_that_are_shown_on_the_device_are_what_was_written() -> Result<()> {
+    run(Beside::Windows)
 }
 
 /// Runs for as long as it is asked to, and may take a while to end.
@@ -276,6 +312,14 @@ pub(crate) fn groups() -> Vec<Group> {
             tests: &[(
                 "torture::failures_and_resets_give_errors_and_never_wrong_bytes",
                 || bounded(failures_and_resets_give_errors_and_never_wrong_bytes),
+            )],
+        },
+        Group {
+            name: "torture-windows",
+            about: "the same with pages that thrash and are shown on the device (also small windows, thrashing_threshold=1 or so)",
+            tests: &[(
+                "torture::pages_that_are_shown_on_the_device_are_what_was_written",
+                || bounded(pages_that_are_shown_on_the_device_are_what_was_written),
             )],
         },
         Group {
