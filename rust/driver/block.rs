@@ -446,9 +446,11 @@ impl Pages {
                 }
                 // What it reached remotely, and may remember from before that ended ([`unpin`](Self::unpin)).
                 Action::Invalidate(_) => {
-                    for page in pages.iter() {
-                        if self.leaf.may_be_remembered(page.get()) {
-                            revocation.invalidate.add(page);
+                    if self.leaf.has_remote() {
+                        for page in pages.iter() {
+                            if self.leaf.may_be_remembered(page.get()) {
+                                revocation.invalidate.add(page);
+                            }
                         }
                     }
                     // The same of processes and the window.

@@ -299,13 +299,14 @@ impl PageMask {
 
     /// The pages of the set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PageIndex> + '_ {
-        let mut words = self.0.iter().enumerate();
-        let (mut base, mut left) = (0, 0_u64);
+        let mut words = self.0.iter();
+        let mut left = 0_u64;
         core::iter::from_fn(move || {
             while left == 0 {
-                let (index, word) = words.next()?;
-                (base, left) = (index * 64, *word);
+                left = *words.next()?;
             }
+            // The word is behind those that are left.
+            let base = (WORDS - 1 - words.len()) * 64;
             let page = PageIndex::new(base + left.trailing_zeros() as usize);
             left &= left - 1;
             page

@@ -477,10 +477,14 @@ pub fn feedback(
     pages: &PageMask,
 ) {
     let known = block.outstanding.and(pages);
-    let count = known.count();
     if outcome == Outcome::Used {
         block.recent.observe(block.va_first_page, pages);
     }
+    let leave = matches!(outcome, Outcome::Evicted | Outcome::Moved);
+    if known.is_empty() && !leave {
+        return;
+    }
+    let count = known.count();
     function
         .auto
         .observe(&mut block.auto, outcome, pages, &known);

@@ -145,29 +145,31 @@ impl States {
             }
         };
         let (busy, pinned) = (set(busy), set(pinned));
-        let others = (self.lost.words_mut().iter_mut())
-            .zip(self.busy.words_mut().iter_mut())
-            .zip(self.pinned.words_mut().iter_mut());
-        let sets = (self.host.words_mut().iter_mut())
-            .zip(self.device.words_mut().iter_mut())
-            .zip(others);
-        for (page, (owners, others)) in pages.words().iter().zip(sets) {
+        for (index, page) in pages.words().iter().enumerate() {
             if *page == 0 {
                 continue;
             }
-            let put = |word: &mut u64, on: u64| *word = *word & !page | page & on;
-            // Counting is dear.
-            let count = |owner: u64| match owner & page {
-                0 => 0,
-                owned => owned.count_ones() as usize,
+            // Puts the pages of the word into a set or out of it, and counts those that were in it.
+            let put = |mask: &mut PageMask, on: u64, counted: &mut usize| {
+                if let Some(word) = mask.words_mut().get_mut(index) {
+                    let was = *word & page;
+                    *word = *word & !page | page & on;
+                    if was != 0 {
+                        *counted += was.count_ones() as usize;
+                    }
+                }
             };
-            before.host += count(*owners.0);
-            before.device += count(*owners.1);
-            put(owners.0, host);
-            put(owners.1, device);
-            put(others.0 .0, lost);
-            put(others.0 .1, busy);
-            put(others.1, pinned);
+            put(&mut self.host, host, &mut before.host);
+            put(&mut self.device, device, &mut before.device);
+            for (mask, on) in [
+                (&mut self.lost, lost),
+                (&mut self.busy, busy),
+                (&mut self.pinned, pinned),
+            ] {
+                if let Some(word) = mask.words_mut().get_mut(index) {
+                    *word = *word & !page | page & on;
+                }
+            }
         }
         before
     }

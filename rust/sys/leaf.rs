@@ -238,7 +238,12 @@ impl Leaf {
             }
             None => self.set(page, entry & (hw::VFETCH_PTE_ADDRESS | FRAME)),
         }
-        true
+        self.is_attached()
+    }
+
+    /// Whether a device has ever reached any of the pages in host memory.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.remote.iter().any(Option::is_some)
     }
 
     /// Whether the device may remember that it reached the page in host memory, although it does not any more.
