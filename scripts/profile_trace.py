@@ -71,7 +71,7 @@ ORDER = {name: i for i, (name, _) in enumerate(GROUPS)}
 DRIVER = ("driver, calling thread", "driver, interrupt thread", "driver, hard interrupt")
 POLLING = "driver, polling for completion"
 # Which functions of the driver wait for a completion by looking for it.
-POLLS = re.compile(r".*queue::Slot\b.*::wait(_with)?\b.*")
+POLLS = re.compile(r".*queue::Slot\b.*::(wait(_with)?|spin)\b.*")
 USER_LIMIT = 1 << 63
 
 

@@ -50,6 +50,8 @@ impl Space {
     /// Some who fault never let go of the lock (`access_remote_vm`: `/proc/PID/mem`, ptrace), and the page may be waiting for somebody who wants it: a
     /// call that reads into memory that is not there yet keeps its other pages where they are, and queues for the lock behind who changes mappings. So
     /// they are told after a while that there is nothing.
+    ///
+    /// A page that comes before anybody has to sleep is mapped at once, with the lock kept: to come again costs as much as a fault of a page that is there.
     pub(crate) fn fault(self: &Arc<Self>, fault: &Fault<'_>) -> Ended {
         /// Times that a page may fail to come because of what others did.
         const PATIENCE: u32 = 5;
@@ -61,6 +63,8 @@ impl Space {
         let begun = now_ns();
         let mut tries = 0;
         let mut zeros = None;
+        // Others may take the page away again and again: the lock is kept for one try that takes time.
+        let mut may_keep = true;
         if !fault.is_again() {
             self.function.stats.host_faults.count();
             self.function
@@ -98,6 +102,7 @@ impl Space {
             let Some(page) = PageIndex::new((fault.page() % PAGES as u64) as usize) else {
                 return Ended::Nothing;
             };
+            let sleep = || (!fault.unlock()).then_some(HELD_UP_MS);
             let waited = match self.look(fault, &block, page, &mut zeros) {
                 Next::Ended(ended) => {
                     if ended == Ended::Done {
@@ -120,13 +125,12 @@ impl Space {
                     continue;
                 }
                 Next::Wait(moving, version) => {
-                    let limit = (!fault.unlock()).then_some(HELD_UP_MS);
-                    moving.await_page(page, version, limit)
+                    if !core::mem::take(&mut may_keep) {
+                        fault.unlock();
+                    }
+                    moving.await_page(page, version, sleep)
                 }
-                Next::WaitForChange(version) => {
-                    let limit = (!fault.unlock()).then_some(HELD_UP_MS);
-                    block.wait_for(version, Signals::Fatal, limit)
-                }
+                Next::WaitForChange(version) => block.wait_for(version, Signals::Fatal, sleep()),
                 Next::Nap(until_us) => {
                     fault.unlock();
                     nap(until_us);
@@ -134,10 +138,16 @@ impl Space {
                 }
                 Next::Fetch(begun, ahead, version) => {
                     let first = page.region().into();
-                    let (moving, waited) = if !fault.unlock() {
+                    let keep =
+                        core::mem::take(&mut may_keep) && begun.is_immediate() && ahead.is_none();
+                    let (moving, waited) = if keep {
+                        let carried = begun.carry_out(&first, Effort::AtOnce);
+                        let waited = carried.await_page(page, version, sleep);
+                        (carried.clone(), waited)
+                    } else if !fault.unlock() {
                         // It takes waiting for slots, for memory, and for those who use pages where they are: they may want the lock that this fault holds.
                         let moving = begun.hand_over(first);
-                        let waited = moving.await_page(page, version, Some(HELD_UP_MS));
+                        let waited = moving.await_page(page, version, sleep);
                         (moving, waited)
                     } else {
                         let carried = begun.carry_out(&first, Effort::Usual);
@@ -146,14 +156,16 @@ impl Space {
                             // That may wait for slots, which the transfers of this one have: somebody else is to see to them.
                             drop(carried);
                             self.bring_ahead(ahead, Location::Host);
-                            moving.await_page(page, version, None)
+                            moving.await_page(page, version, || None)
                         } else {
-                            carried.await_page(page, version, None)
+                            carried.await_page(page, version, || None)
                         };
                         (moving, waited)
                     };
                     match moving.failure_of(page) {
                         None => {}
+                        // What could not be had at once.
+                        Some(_) if keep => {}
                         Some(EAGAIN) if tries < PATIENCE => tries += 1,
                         Some(ENOMEM) => return Ended::NoMemory,
                         Some(_) => return Ended::Nothing,

@@ -117,6 +117,8 @@ impl WorkItem for Move {
 /// What a move is worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Effort {
+    /// Nothing is waited for that others have: not even pages that somebody waits for come where there is no slot, or no memory, at once.
+    AtOnce,
     /// No eviction, and no wait: pages that find no room stay.
     Gentle,
     /// No wait for a slot.
@@ -147,6 +149,11 @@ impl Begun {
     /// Whether it can be carried out without waiting for anybody who uses the pages where they are.
     pub(crate) fn is_quiet(&self) -> bool {
         self.revocation.quiet
+    }
+
+    /// The same, nor for the device to forget them.
+    pub(crate) fn is_immediate(&self) -> bool {
+        self.is_quiet() && self.revocation.invalidate.is_empty()
     }
 
     /// The same as [`carry_out`](Self::carry_out), by somebody else, who holds no lock.
@@ -370,7 +377,7 @@ impl Move {
         let mut pages = KVec::with_capacity(most, GFP_KERNEL)?;
         while pages.len() < most {
             let page = match space.spare_page(alloc) {
-                Err(_) if urgent => {
+                Err(_) if urgent && effort != Effort::AtOnce => {
                     // Who waits for others to go has nothing that they could wait for.
                     while self.finish_one() {}
                     let keep = (effort != Effort::Gentle).then_some(&*self.block);
@@ -458,12 +465,13 @@ impl Move {
             }),
             GFP_KERNEL,
         )?;
+        let insists = urgent && effort != Effort::AtOnce || effort == Effort::Must;
         // Room for it, so that nothing can fail once the device has it.
         self.pieces.lock().all.reserve(1, GFP_KERNEL)?;
         let transfer = loop {
             let slot = match Queue::reserve_owned(queue, true, Signals::None) {
                 // Nobody waits for a slot while having others: they might be waited for in turn.
-                Err(EAGAIN) if urgent || effort == Effort::Must => {
+                Err(EAGAIN) if insists => {
                     if self.finish_one() {
                         continue;
                     }
@@ -474,9 +482,7 @@ impl Move {
             let current = || function.memory.generation() == self.generation;
             match slot.submit(command, current) {
                 Ok(transfer) => break transfer,
-                Err((Failure::Recovering, again)) if urgent || effort == Effort::Must => {
-                    command = again
-                }
+                Err((Failure::Recovering, again)) if insists => command = again,
                 Err((failure, _)) => return Err(failure.into()),
             }
         };
@@ -499,12 +505,12 @@ impl Move {
     }
 
     /// Waits until something has become of `page`, or at least of something of the block since `version`, which was read while the page was
-    /// busy; or until the caller is killed, and for at most `limit`.
+    /// busy; or until the caller is killed, and for at most `limit`, which is asked only when this is about to sleep.
     pub(crate) fn await_page(
         self: &Arc<Self>,
         page: PageIndex,
         version: u32,
-        limit: Option<Msecs>,
+        limit: impl FnOnce() -> Option<Msecs>,
     ) -> Waited {
         if let Some(piece) = self.piece_of(page) {
             // Who has the lock waits already, and will say when it is over; or leaves it to the work that sees to all.
@@ -520,7 +526,7 @@ impl Move {
                 return Waited::Done;
             }
         }
-        self.block.wait_for(version, Signals::Fatal, limit)
+        self.block.wait_for(version, Signals::Fatal, limit())
     }
 
     /// The piece that `page` travels in.

@@ -904,8 +904,12 @@ impl<'data, Q: Deref<Target = Queue>, D: KeepsBound> Transfer<'data, Q, D> {
     }
 
     /// Waits until it has ended, or `signals` or `limit` say that it is not to be waited for any more: it goes on then, and somebody else has to
-    /// wait for it.
-    pub(crate) fn wait_with(&self, signals: Signals, limit: Option<Msecs>) -> Waited {
+    /// wait for it. `limit` is asked only when this is about to sleep.
+    pub(crate) fn wait_with(
+        &self,
+        signals: Signals,
+        limit: impl FnOnce() -> Option<Msecs>,
+    ) -> Waited {
         self.slot.wait_with(signals, limit)
     }
 
@@ -1040,7 +1044,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     /// Waits until what was submitted has ended. The wait is bounded by the time-out and the
     /// recovery that follows it; signals do not end it, since the device may be using the memory.
     fn wait(&self) -> Result<(), Failure> {
-        self.wait_with(Signals::None, None);
+        self.wait_with(Signals::None, || None);
         let queue = &*self.queue;
         let inner = queue.inner.lock();
         match inner.states.get(usize::from(self.slot)) {
@@ -1051,7 +1055,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
     }
 
     /// The same, as far as `signals` allow, and for at most `limit`. Without one it never says that the time is over.
-    fn wait_with(&self, signals: Signals, limit: Option<Msecs>) -> Waited {
+    fn wait_with(&self, signals: Signals, limit: impl FnOnce() -> Option<Msecs>) -> Waited {
         let queue = &*self.queue;
         let Some(waiter) = queue.waiters.get(usize::from(self.slot)) else {
             return Waited::Done;
@@ -1063,7 +1067,7 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
         if is_over() || !self.fall_asleep() {
             return Waited::Done;
         }
-        let limit = limit.filter(|limit| *limit < queue.timeout_ms);
+        let limit = limit().filter(|limit| *limit < queue.timeout_ms);
         let time = limit.unwrap_or(queue.timeout_ms);
         match waiter.ended.wait(signals, Some(time), is_over) {
             // Whether it is stuck is for others to find out.
@@ -1094,7 +1098,8 @@ impl<Q: Deref<Target = Queue>> Slot<Q> {
         stuck
     }
 
-    /// Waits a while without sleeping if that promises to be enough.
+    /// Waits a while without sleeping if that promises to be enough. (A function of its own: the profiler tells by it what is polling.)
+    #[inline(never)]
     fn spin(&self, is_over: impl Fn() -> bool) {
         let queue = &*self.queue;
         let bytes = match queue.inner.lock().states.get(usize::from(self.slot)) {

@@ -571,7 +571,7 @@ impl Space {
             match moving {
                 // Killed: it is looked at above.
                 Some(moving) if matches!(signals, Signals::Fatal) => {
-                    moving.await_page(page, version, None);
+                    moving.await_page(page, version, || None);
                 }
                 Some(moving) if moving.finish_page(page) => {}
                 _ => {
