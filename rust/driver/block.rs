@@ -21,7 +21,7 @@ use crate::engine::owner::{Action, Entry, Event, Page, Purpose, Step, Transactio
 use crate::engine::prefetch::{BlockState, Location, Outcome};
 use crate::engine::states::States;
 use crate::sys::abi as hw;
-use crate::sys::host_page::BorrowedPage;
+use crate::sys::host_page::{BorrowedPage, HostPage, HostPages};
 use crate::sys::leaf::{Leaf, Place};
 use crate::sys::wait::{new_wait_queue, Signals, WaitQueue, Waited};
 
@@ -143,6 +143,14 @@ impl Revocation {
             Outcome::Moved
         }
     }
+}
+
+/// Where neighbouring pages are once they have arrived.
+pub(crate) enum Arrival<'a> {
+    /// In frames from this one on.
+    Frames(u32),
+    /// In these pages of host memory.
+    Pages(&'a mut HostPages),
 }
 
 /// Keeps pages that were looked up where they are, until dropped: nothing is moved meanwhile.
@@ -305,6 +313,17 @@ const fn taking(to: Location, id: TransactionId, must: bool) -> Event {
     }
 }
 
+/// What `of_group` says of each group of `pages` that has any, by the group's number and with one bit for each page.
+fn by_group(pages: &PageMask, mut of_group: impl FnMut(usize, u64) -> u64) -> PageMask {
+    let mut all = *PageMask::EMPTY.words();
+    for (group, pages) in pages.words().iter().enumerate() {
+        if let (1.., Some(said)) = (*pages, all.get_mut(group)) {
+            *said = of_group(group, *pages);
+        }
+    }
+    PageMask::from_words(all)
+}
+
 /// The pages of a block, locked.
 pub(crate) type Locked<'a> =
     kernel::sync::lock::Guard<'a, Pages, kernel::sync::lock::mutex::MutexBackend>;
@@ -370,19 +389,23 @@ impl Pages {
 
     /// Those of `pages`, which no process has mapped, that were used through mappings since this was last asked.
     pub(crate) fn take_used(&self, pages: &PageMask) -> PageMask {
-        let used = |page: &PageIndex| self.host_page(*page).is_some_and(|page| page.take_used());
-        pages.iter().filter(used).collect()
+        self.host_pages_that(pages, HostPage::take_used)
+    }
+
+    /// Those of `pages` that are in host memory, and are as `is` asks.
+    pub(crate) fn host_pages_that(
+        &self,
+        pages: &PageMask,
+        is: impl Fn(&HostPage) -> bool,
+    ) -> PageMask {
+        by_group(pages, |group, pages| {
+            self.leaf.filter_host(group, pages, &is)
+        })
     }
 
     /// Those of `pages` that the device has used since this was last asked. It says so again only of those that are invalidated after this.
     pub(crate) fn take_marked(&mut self, pages: &PageMask) -> PageMask {
-        let mut marked = *PageMask::EMPTY.words();
-        for (group, (marked, pages)) in marked.iter_mut().zip(pages.words()).enumerate() {
-            if *pages != 0 {
-                *marked = self.leaf.take_accessed(group, *pages);
-            }
-        }
-        PageMask::from_words(marked)
+        by_group(pages, |group, pages| self.leaf.take_accessed(group, pages))
     }
 
     /// Whether no page has contents, or is about to.
@@ -400,9 +423,7 @@ impl Pages {
             self.take_step(&pages, &state.on(Event::Reset), block);
         }
         // The device's page table starts anew: what it reached remotely it asks for again.
-        for page in 0..PAGES {
-            self.leaf.forbid(page);
-        }
+        self.forbid(&PageMask::ALL);
         // Those on their way find out when they arrive.
         self.generation = generation;
         block.touch();
@@ -433,25 +454,16 @@ impl Pages {
             match action {
                 Action::UnmapHost => revocation.unmap = true,
                 Action::SetEntry(Entry::Absent) => {
-                    for page in pages.iter() {
-                        if self.leaf.forbid(page.get()) {
-                            revocation.invalidate.add(page);
-                        }
-                    }
+                    let reached = self.forbid(pages);
+                    revocation.invalidate = revocation.invalidate.or(&reached);
                 }
-                Action::SetEntry(entry) => {
-                    for page in pages.iter() {
-                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
-                    }
-                }
+                Action::SetEntry(entry) => self.allow(pages, entry != Entry::ReadOnly),
                 // What it reached remotely, and may remember from before that ended ([`unpin`](Self::unpin)).
                 Action::Invalidate(_) => {
                     if self.leaf.has_remote() {
-                        for page in pages.iter() {
-                            if self.leaf.may_be_remembered(page.get()) {
-                                revocation.invalidate.add(page);
-                            }
-                        }
+                        let remembered =
+                            by_group(pages, |group, pages| self.leaf.remembered(group, pages));
+                        revocation.invalidate = revocation.invalidate.or(&remembered);
                     }
                     // The same of processes and the window.
                     revocation.unmap |= self.mapped.intersects(pages);
@@ -473,9 +485,7 @@ impl Pages {
         let mut left = *pages;
         while let Some(first) = left.first() {
             let (region, frame) = self.frame_run(&left, first);
-            for page in region.pages() {
-                drop(self.leaf.take(page.get()));
-            }
+            self.leaf.clear(region.first()..region.outer());
             if let Some(first) = frame {
                 // CAST: at most 512.
                 let run = FrameRun {
@@ -492,16 +502,21 @@ impl Pages {
     /// The run of `pages` from `first` on that are in neighbouring frames, and the first frame; or of those that are in none.
     pub(crate) fn frame_run(&self, pages: &PageMask, first: PageIndex) -> (Region, Option<u32>) {
         let (run, _) = pages.leading_run(Region::clipped(first.get(), PAGES));
-        let frame = self.leaf.frame(first.get());
-        let count = run
-            .pages()
-            .enumerate()
-            // CAST: at most 512.
-            .take_while(|(at, page)| {
-                self.leaf.frame(page.get()) == frame.map(|frame| frame.saturating_add(*at as u32))
-            })
-            .count();
+        let (count, frame) = self.leaf.frame_run(run.first()..run.outer());
         (Region::clipped(run.first(), run.first() + count), frame)
+    }
+
+    /// The device may reach those of `pages` that are in frames, from now on.
+    fn allow(&mut self, pages: &PageMask, may_write: bool) {
+        by_group(pages, |group, pages| {
+            self.leaf.allow(group, pages, may_write);
+            pages
+        });
+    }
+
+    /// The device may not reach `pages` any more. Returns those that it could reach.
+    fn forbid(&mut self, pages: &PageMask) -> PageMask {
+        by_group(pages, |group, pages| self.leaf.forbid(group, pages))
     }
 
     // ---- Faults, reads and writes ----------------------------------------------------------------
@@ -542,9 +557,7 @@ impl Pages {
         if self.dead || self.among(&pages, Page::None) != pages {
             return false;
         }
-        for (page, frame) in region.pages().zip(first..) {
-            self.leaf.put(page.get(), Place::Frame(frame));
-        }
+        (self.leaf).put_frames(region.first()..region.outer(), first);
         let memory = &block.space.function.memory;
         memory.count_pages(self.generation, region.len(), 0);
         let step = Page::None.on(Event::Access {
@@ -577,11 +590,12 @@ impl Pages {
         });
         for action in step.actions.iter() {
             if let Action::SetEntry(entry) = action {
+                if entry != Entry::Remote {
+                    self.allow(pages, entry != Entry::ReadOnly);
+                    continue;
+                }
                 for page in pages.iter() {
-                    match entry {
-                        Entry::Remote => self.leaf.allow_remote(page.get())?,
-                        entry => self.leaf.allow(page.get(), entry != Entry::ReadOnly),
-                    }
+                    self.leaf.allow_remote(page.get())?;
                 }
             }
         }
@@ -638,12 +652,8 @@ impl Pages {
         // Those that thrashed are somebody else's.
         let stay = stay.or(self.thrashing.pinned());
         let long = self.among(&self.pinned_long, pinned).minus(&stay);
-        let mut old = long;
-        for page in long.iter() {
-            if self.host_page(page).is_some_and(|page| page.is_held()) {
-                old.remove(page.region());
-            }
-        }
+        let held = self.host_pages_that(&long, HostPage::is_held);
+        let old = long.minus(&held);
         let remembered = self.unpin(&old, block);
         self.pinned_long = self.among(self.host(), pinned).minus(&stay);
         self.looked_after = !self.pinned_long.is_empty() && !self.dead;
@@ -749,33 +759,29 @@ impl Pages {
         false
     }
 
-    /// The data of pages in `region`, which are moving in `this`, has arrived: `places` are where, in their order.
-    pub(crate) fn arrive(
-        &mut self,
-        this: &Move,
-        region: Region,
-        places: impl Iterator<Item = Place>,
-    ) {
+    /// The data of pages in `region`, which are moving in `this`, has arrived at `place`.
+    pub(crate) fn arrive(&mut self, this: &Move, region: Region, place: Arrival<'_>) {
         let step = Page::Moving(this.to.other(), this.id).on(Event::Arrived { id: this.id });
         let pages = PageMask::from(region);
         let block = &this.block;
         self.enter(&pages, step.page, block);
-        // What is freed is where they were.
-        self.free(&pages, false, this.generation, block);
-        for (page, place) in region.pages().zip(places) {
-            self.leaf.put(page.get(), place);
-        }
-        if this.to == Location::Device {
-            let memory = &block.space.function.memory;
-            memory.count_pages(self.generation, region.len(), 0);
+        let range = region.first()..region.outer();
+        match place {
+            Arrival::Frames(first) => {
+                self.leaf.put_frames(range, first);
+                let memory = &block.space.function.memory;
+                memory.count_pages(self.generation, region.len(), 0);
+            }
+            Arrival::Pages(memory) => {
+                self.free(&pages, false, this.generation, block);
+                for (page, memory) in range.zip(memory.take_all()) {
+                    self.leaf.put(page, Place::Host(memory));
+                }
+            }
         }
         for action in step.actions.iter() {
             match action {
-                Action::SetEntry(entry) => {
-                    for page in pages.iter() {
-                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
-                    }
-                }
+                Action::SetEntry(entry) => self.allow(&pages, entry != Entry::ReadOnly),
                 Action::Wake => block.touch(),
                 _ => {}
             }
@@ -795,11 +801,7 @@ impl Pages {
         self.enter(pages, step.page, &this.block);
         for action in step.actions.iter() {
             match action {
-                Action::SetEntry(entry) => {
-                    for page in pages.iter() {
-                        self.leaf.allow(page.get(), entry != Entry::ReadOnly);
-                    }
-                }
+                Action::SetEntry(entry) => self.allow(pages, entry != Entry::ReadOnly),
                 Action::Wake => this.block.touch(),
                 _ => {}
             }

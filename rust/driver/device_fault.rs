@@ -267,12 +267,17 @@ impl Served {
 
 /// Sorts by block. (That of the core library can panic.)
 fn sort(batch: &mut [Fault]) {
-    let key = |fault: &Fault| (fault.asid, fault.page);
+    if batch.is_sorted_by_key(Fault::block) {
+        return;
+    }
     for gap in [57, 23, 10, 4, 1] {
         for end in gap..batch.len() {
             let mut at = end;
             while let (Some(one), Some(before)) = (batch.get(at), at.checked_sub(gap)) {
-                if batch.get(before).is_none_or(|other| key(other) <= key(one)) {
+                if batch
+                    .get(before)
+                    .is_none_or(|other| other.block() <= one.block())
+                {
                     break;
                 }
                 batch.swap(before, at);

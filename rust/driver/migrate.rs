@@ -15,7 +15,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::time::Msecs;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
-use super::block::{Block, Revocation};
+use super::block::{Arrival, Block, Revocation};
 use super::queue::{Command, Failure, OwnedTransfer, Queue};
 use crate::engine::frames::{FrameRun, Want};
 use crate::engine::mask::{PageIndex, PageMask, Region};
@@ -23,8 +23,7 @@ use crate::engine::owner::TransactionId;
 use crate::engine::prefetch::Location;
 use crate::sys::abi as hw;
 use crate::sys::host_memory::HostMemory;
-use crate::sys::host_page::{HostPage, Need};
-use crate::sys::leaf::Place;
+use crate::sys::host_page::{HostPage, HostPages, Need};
 use crate::sys::pci::BoundHold;
 use crate::sys::wait::{Signals, Waited};
 
@@ -299,14 +298,7 @@ impl Move {
 
     /// Those of `pages` that nobody else has references to. The others stay with the host.
     fn without_held(&self, pages: PageMask) -> PageMask {
-        let locked = self.block.lock();
-        let mut held = PageMask::EMPTY;
-        for page in pages.iter() {
-            if locked.host_page(page).is_some_and(|page| page.is_shared()) {
-                held.add(page);
-            }
-        }
-        drop(locked);
+        let held = (self.block.lock()).host_pages_that(&pages, HostPage::is_shared);
         self.stay(&held);
         pages.minus(&held)
     }
@@ -371,10 +363,10 @@ impl Move {
         most: usize,
         urgent: bool,
         effort: Effort,
-    ) -> Result<KVec<HostPage>> {
+    ) -> Result<HostPages> {
         let space = &self.block.space;
         let alloc = HostPage::to_be_filled;
-        let mut pages = KVec::with_capacity(most, GFP_KERNEL)?;
+        let mut pages = HostPages::with_capacity(most)?;
         while pages.len() < most {
             let page = match space.spare_page(alloc) {
                 Err(_) if urgent && effort != Effort::AtOnce => {
@@ -386,7 +378,7 @@ impl Move {
                 Err(_) if !pages.is_empty() => break,
                 page => page?,
             };
-            pages.push(page, GFP_KERNEL)?;
+            pages.push(page)?;
         }
         Ok(pages)
     }
@@ -422,14 +414,9 @@ impl Move {
         };
         let region = Region::clipped(run.first(), run.first() + frames.count as usize);
         let submitted: Result = (|| {
-            let mut memory = KVec::with_capacity(region.len(), GFP_KERNEL)?;
-            {
-                let locked = self.block.lock();
-                for page in region.pages() {
-                    let page = locked.host_page(page).ok_or(EIO)?;
-                    memory.push(HostPage::clone(&page), GFP_KERNEL)?;
-                }
-            }
+            let mut memory = HostPages::with_capacity(region.len())?;
+            let all = region.first()..region.outer();
+            self.block.lock().leaf.share(all, &mut memory)?;
             let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::ToDevice)?;
             let device_addr = u64::from(frames.first) << hw::VFETCH_PAGE_SHIFT;
             let command = Command::Write { device_addr, host };
@@ -626,7 +613,7 @@ impl Move {
     /// Waits for the transfer of a piece, and publishes it. To be called with `piece.transfer` locked.
     fn publish(&self, piece: &Piece, flying: OwnedTransfer) {
         let (outcome, memory) = flying.finish();
-        let mut pages = memory.map_or(KVec::new(), HostMemory::into_pages);
+        let mut pages = memory.map_or(HostPages::NONE, HostMemory::into_pages);
         let function = &self.block.space.function;
         let bytes = (piece.region.len() as u64) << hw::VFETCH_PAGE_SHIFT;
         let mut locked = self.block.lock();
@@ -636,8 +623,7 @@ impl Move {
                 function
                     .trace
                     .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
-                let arrived = pages.drain_all().map(Place::Host);
-                locked.arrive(self, piece.region, arrived);
+                locked.arrive(self, piece.region, Arrival::Pages(&mut pages));
             }
             // What was moved before a reset was scrubbed by it.
             (Ok(()), Location::Device) if locked.generation() == self.generation => {
@@ -645,8 +631,7 @@ impl Move {
                 function
                     .trace
                     .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
-                let frames = piece.frame..;
-                locked.arrive(self, piece.region, frames.map(Place::Frame));
+                locked.arrive(self, piece.region, Arrival::Frames(piece.frame));
             }
             (outcome, _) => {
                 let error = match outcome {

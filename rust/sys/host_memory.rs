@@ -12,7 +12,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 use super::device::as_raw;
-use super::host_page::HostPage;
+use super::host_page::HostPages;
 use super::shim;
 
 /// Something that keeps a device bound.
@@ -103,7 +103,7 @@ enum Pages {
     /// Part of a buffer that needs no pins.
     Lent(KVec<*mut bindings::page>),
     /// Our own.
-    Own(KVec<HostPage>),
+    Own(HostPages),
 }
 
 /// Where they are in physical memory.
@@ -238,20 +238,16 @@ fn entry(page: *mut bindings::page, offset: usize, bytes: usize) -> bindings::sc
 impl<D: KeepsBound> HostMemory<'static, D> {
     /// Maps pages of our own, of which the device shall read or write the whole, in their order. EINVAL when there are none, EIO when
     /// they cannot be mapped, ENOMEM: they are dropped then.
-    pub(crate) fn from_pages(
-        device: D,
-        own: KVec<HostPage>,
-        direction: DataDirection,
-    ) -> Result<Self> {
+    pub(crate) fn from_pages(device: D, own: HostPages, direction: DataDirection) -> Result<Self> {
         if own.is_empty() {
             return Err(EINVAL);
         }
         let mut extents = Extents::NONE;
-        let mut end = None;
-        for page in &own {
-            // SAFETY: The page is ours, and all of it is meant.
-            let next = unsafe { extents.append(page.as_ptr(), 0, PAGE_SIZE, end, own.len()) };
-            end = Some(next?);
+        let mut at = 0;
+        while let Some(page) = own.get(at) {
+            let count = own.contiguous_from(at);
+            extents.begin(page.as_ptr(), 0, count * PAGE_SIZE, own.len())?;
+            at += count;
         }
         let bytes = own.len() * PAGE_SIZE;
         // INVARIANT: Nothing is mapped.
@@ -269,14 +265,14 @@ impl<D: KeepsBound> HostMemory<'static, D> {
     }
 
     /// Unmaps our own pages and gives them back.
-    pub(crate) fn into_pages(mut self) -> KVec<HostPage> {
+    pub(crate) fn into_pages(mut self) -> HostPages {
         self.unmap();
-        match core::mem::replace(&mut self.pages, Pages::Own(KVec::new())) {
+        match core::mem::replace(&mut self.pages, Pages::Own(HostPages::NONE)) {
             Pages::Own(pages) => pages,
             // INVARIANT: As it was.
             others => {
                 self.pages = others;
-                KVec::new()
+                HostPages::NONE
             }
         }
     }

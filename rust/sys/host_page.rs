@@ -122,6 +122,89 @@ impl Drop for HostPage {
     }
 }
 
+/// As many pages of host memory as there is room for, in an order. Room for one takes no memory; of more those that are left are given back
+/// together when this is dropped, which costs less than one by one.
+pub(crate) enum HostPages {
+    /// Room for one.
+    One(Option<HostPage>),
+    /// Room for more.
+    Many(ManyPages),
+}
+
+/// Pages that are given back together.
+pub(crate) struct ManyPages(KVec<HostPage>);
+
+impl HostPages {
+    /// None.
+    pub(crate) const NONE: Self = Self::One(None);
+
+    /// None yet, and room for `most`. ENOMEM.
+    pub(crate) fn with_capacity(most: usize) -> Result<Self> {
+        Ok(match most {
+            0 | 1 => Self::NONE,
+            most => Self::Many(ManyPages(KVec::with_capacity(most, GFP_KERNEL)?)),
+        })
+    }
+
+    /// Adds a page. ENOMEM where there is no room for it: then it is dropped.
+    pub(crate) fn push(&mut self, page: HostPage) -> Result {
+        match self {
+            Self::One(none @ None) => *none = Some(page),
+            Self::One(Some(_)) => return Err(ENOMEM),
+            Self::Many(ManyPages(all)) => all.push_within_capacity(page).map_err(|_| ENOMEM)?,
+        }
+        Ok(())
+    }
+
+    /// Takes all of them out.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = HostPage> + '_ {
+        let (one, many) = match self {
+            Self::One(one) => (one.take(), None),
+            Self::Many(ManyPages(all)) => (None, Some(all.drain_all())),
+        };
+        Iterator::chain(one.into_iter(), many.into_iter().flatten())
+    }
+
+    /// How many are neighbours in physical memory, from the one with this number on.
+    pub(super) fn contiguous_from(&self, first: usize) -> usize {
+        match self.get(first..) {
+            None | Some([]) => 0,
+            // SAFETY: They are as many pages, each the pointer to it.
+            Some(pages) => unsafe {
+                shim::vfetch_pages_contiguous(pages.as_ptr().cast(), pages.len())
+            },
+        }
+    }
+}
+
+impl Deref for HostPages {
+    type Target = [HostPage];
+
+    fn deref(&self) -> &[HostPage] {
+        match self {
+            Self::One(one) => one.as_slice(),
+            Self::Many(ManyPages(all)) => all,
+        }
+    }
+}
+
+impl Drop for ManyPages {
+    fn drop(&mut self) {
+        if self.0.is_empty() {
+            return;
+        }
+        let (first, count, capacity) = core::mem::take(&mut self.0).into_raw_parts();
+        let all = bindings::release_pages_arg {
+            pages: first.cast(),
+        };
+        // SAFETY: They are pointers to pages to which we have references, and nobody has them afterwards.
+        // CAST: far fewer than `i32::MAX`.
+        unsafe { bindings::release_pages(all, count as i32) };
+        // SAFETY: They are the vector's parts, and what its elements were is gone.
+        self.0 = unsafe { KVec::from_raw_parts(first, 0, capacity) };
+    }
+}
+
 /// A page that somebody else has a reference to, for as long as `'a`.
 pub(crate) struct BorrowedPage<'a>(
     ManuallyDrop<HostPage>,

@@ -5,6 +5,7 @@
 //! The device ignores entries that are not valid. They hold what the host must know: a frame's number, or a page of host memory.
 //! So a block needs no second table.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use kernel::bindings;
@@ -12,6 +13,8 @@ use kernel::device::Device;
 use kernel::dma::{DataDirection, DmaAddress};
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+
+mod many;
 
 use super::device::as_raw;
 use super::host_memory::KeepsBound;
@@ -95,6 +98,34 @@ unsafe impl Send for Leaf {}
 // SAFETY: As above; nothing is changed through a shared reference.
 unsafe impl Sync for Leaf {}
 
+/// The frame that a page with this entry is in.
+fn frame_of(entry: u64) -> Option<u32> {
+    // A pointer may have the bit too.
+    let framed = entry & FRAME != 0 && entry & (HOST | VALID) != HOST;
+    // CAST: a frame's number was put there.
+    framed.then_some(((entry & hw::VFETCH_PTE_ADDRESS) >> hw::VFETCH_PAGE_SHIFT) as u32)
+}
+
+/// The page of host memory that the page with this entry is in, which the device may not reach.
+fn pointer_of(entry: u64) -> Option<NonNull<bindings::page>> {
+    if entry & (HOST | VALID) != HOST {
+        return None;
+    }
+    // CAST: pointers have 64 bits.
+    NonNull::new((entry & !HOST) as *mut bindings::page)
+}
+
+/// The entry of a page that is in a frame, which the device may not reach.
+fn in_frame(frame: u32) -> u64 {
+    u64::from(frame) << hw::VFETCH_PAGE_SHIFT | FRAME
+}
+
+/// Writes an entry as a whole: the device may be reading it.
+fn write(place: &mut u64, entry: u64) {
+    // SAFETY: It is a reference to an aligned word of ours.
+    unsafe { core::ptr::from_mut(place).write_volatile(entry) };
+}
+
 impl Leaf {
     /// All pages are nowhere. ENOMEM.
     pub(crate) fn new() -> Result<Self> {
@@ -113,15 +144,19 @@ impl Leaf {
 
     /// Writes an entry as a whole: the device may be reading it.
     fn set(&mut self, page: usize, entry: u64) {
-        let Some(place) = self.entries.0.get_mut(page) else {
-            return;
-        };
-        // SAFETY: It is a reference to an aligned word of ours.
-        unsafe { core::ptr::from_mut(place).write_volatile(entry) };
-        if let Some((device, address)) = &self.attached {
-            let at = address.leaf.saturating_add(8 * page as u64);
+        if let Some(place) = self.entries.0.get_mut(page) {
+            write(place, entry);
+            self.show(page..page + 1);
+        }
+    }
+
+    /// The device sees what was [written](write) of `pages`.
+    fn show(&self, pages: Range<usize>) {
+        let pages = pages.start.min(ENTRIES)..pages.end.min(ENTRIES);
+        if let (Some((device, address)), false) = (&self.attached, pages.is_empty()) {
+            let at = address.leaf.saturating_add(8 * pages.start as u64);
             // SAFETY: By the invariants it is mapped like this.
-            unsafe { shim::vfetch_dma_sync_for_device(as_raw(device), at, 8) };
+            unsafe { shim::vfetch_dma_sync_for_device(as_raw(device), at, 8 * pages.len()) };
         }
     }
 
@@ -157,20 +192,12 @@ impl Leaf {
             // CAST: pointers have 64 bits.
             return NonNull::new(self.remote_word(page) as *mut bindings::page);
         }
-        if entry & (HOST | VALID) != HOST {
-            return None;
-        }
-        // CAST: pointers have 64 bits.
-        NonNull::new((entry & !HOST) as *mut bindings::page)
+        pointer_of(entry)
     }
 
     /// The frame that a page is in.
     pub(crate) fn frame(&self, page: usize) -> Option<u32> {
-        let entry = self.entry(page);
-        // A pointer may have the bit too.
-        let framed = entry & FRAME != 0 && entry & (HOST | VALID) != HOST;
-        // CAST: a frame's number was put there.
-        framed.then_some(((entry & hw::VFETCH_PTE_ADDRESS) >> hw::VFETCH_PAGE_SHIFT) as u32)
+        frame_of(self.entry(page))
     }
 
     /// The page of host memory that a page is in.
@@ -190,7 +217,7 @@ impl Leaf {
         }
         let entry = match place {
             Place::Nowhere => 0,
-            Place::Frame(frame) => u64::from(frame) << hw::VFETCH_PAGE_SHIFT | FRAME,
+            Place::Frame(frame) => in_frame(frame),
             // INVARIANT: The reference is the leaf's.
             // CAST: pointers have 64 bits.
             Place::Host(page) => page.into_raw().as_ptr() as u64 | HOST,
@@ -198,57 +225,21 @@ impl Leaf {
         self.set(page, entry);
     }
 
-    /// Takes away where a page is: it is nowhere. The device does not use it any more.
-    pub(crate) fn take(&mut self, page: usize) -> Place {
+    /// Takes away where a page is: it is nowhere. The device does not use it any more, and this is not [shown](Self::show) to it.
+    fn take(&mut self, page: usize) -> Place {
         let place = match self.host_pointer(page) {
             // SAFETY: By the invariants the reference is ours, and we forget it below.
             Some(pointer) => Place::Host(unsafe { HostPage::from_raw(pointer) }),
             None => self.frame(page).map_or(Place::Nowhere, Place::Frame),
         };
         let mapped = self.mapped_at(page);
-        self.set(page, 0);
+        if let Some(entry) = self.entries.0.get_mut(page) {
+            write(entry, 0);
+        }
         if let Some(at) = mapped {
             self.unmap_remote(page, at);
         }
         place
-    }
-
-    /// Lets the device reach the frame that a page is in, or nothing if it is in none.
-    pub(crate) fn allow(&mut self, page: usize, write: bool) {
-        if self.frame(page).is_some() {
-            let rights = if write { VALID | WRITE } else { VALID };
-            let address = self.entry(page) & (hw::VFETCH_PTE_ADDRESS | FRAME);
-            self.set(page, address | rights);
-        }
-    }
-
-    /// Keeps the device from the page. Returns whether it could reach it; it may remember that until its entries are
-    /// invalidated.
-    pub(crate) fn forbid(&mut self, page: usize) -> bool {
-        let entry = self.entry(page);
-        if entry & VALID == 0 {
-            return false;
-        }
-        match self.host_pointer(page) {
-            // INVARIANT: The reference goes from `remote` to the entry, and the bus address the other way.
-            Some(pointer) => {
-                self.set_remote_word(page, entry & hw::VFETCH_PTE_ADDRESS | MAPPED);
-                // CAST: pointers have 64 bits.
-                self.set(page, pointer.as_ptr() as u64 | HOST);
-            }
-            None => self.set(page, entry & (hw::VFETCH_PTE_ADDRESS | FRAME)),
-        }
-        self.is_attached()
-    }
-
-    /// Whether a device has ever reached any of the pages in host memory.
-    pub(crate) fn has_remote(&self) -> bool {
-        self.remote.iter().any(Option::is_some)
-    }
-
-    /// Whether the device may remember that it reached the page in host memory, although it does not any more.
-    pub(crate) fn may_be_remembered(&self, page: usize) -> bool {
-        self.mapped_at(page).is_some()
     }
 
     // ---- Devices --------------------------------------------------------------------------------
@@ -301,8 +292,10 @@ impl Leaf {
         if !self.attached.as_ref().is_some_and(same) {
             return;
         }
+        for group in 0..ENTRIES / REMOTE_PAGES {
+            self.forbid(group, u64::MAX);
+        }
         for page in 0..ENTRIES {
-            self.forbid(page);
             if let Some(at) = self.mapped_at(page) {
                 self.unmap_remote(page, at);
             }
@@ -365,45 +358,6 @@ impl Leaf {
         }
         // INVARIANT: It is not any more.
         self.set_remote_word(page, 0);
-    }
-
-    /// Which of `pages`, one bit for each of the 64 pages of `group`, the device has used since it was last asked. It says so again only after
-    /// its entry was invalidated.
-    pub(crate) fn take_accessed(&mut self, group: usize, pages: u64) -> u64 {
-        const GROUP: usize = u64::BITS as usize;
-        let (Some((device, address)), Some(marks)) = (&self.attached, &mut self.marks) else {
-            return 0;
-        };
-        let first = group.saturating_mul(GROUP);
-        let Some(marks) = marks.0.get_mut(first..first.saturating_add(GROUP)) else {
-            return 0;
-        };
-        let at = address.marks.saturating_add(first as u64);
-        let device = as_raw(device);
-        let mut accessed = 0;
-        // SAFETY: By the invariants they are mapped like this.
-        unsafe { shim::vfetch_dma_sync_for_cpu(device, at, GROUP) };
-        let mut left = pages;
-        while left != 0 {
-            // CAST: below 64.
-            let page = left.trailing_zeros() as usize;
-            left &= left - 1;
-            let Some(mark) = marks.get_mut(page).map(core::ptr::from_mut) else {
-                break;
-            };
-            // SAFETY: As above. The device may be writing the byte, of which any value is valid.
-            let value = unsafe { mark.read_volatile() };
-            if value == 0 {
-                continue;
-            }
-            // SAFETY: Likewise.
-            unsafe {
-                mark.write_volatile(0);
-                shim::vfetch_dma_sync_for_device(device, at.saturating_add(page as u64), 1);
-            }
-            accessed |= u64::from(u32::from(value) & hw::VFETCH_MARK_ACCESSED != 0) << page;
-        }
-        accessed
     }
 }
 

@@ -117,6 +117,18 @@ struct page *vfetch_page_alloc(bool zeroed, enum vfetch_need need)
 	return alloc_page(gfp);
 }
 
+/* How many of the pages, of which there is one at least, are neighbours in physical memory. */
+size_t vfetch_pages_contiguous(struct page *const *pages, size_t count)
+{
+	unsigned long first = page_to_pfn(pages[0]);
+	size_t i;
+
+	for (i = 1; i < count; i++)
+		if (page_to_pfn(pages[i]) != first + i)
+			break;
+	return i;
+}
+
 void vfetch_page_get(struct page *page)
 {
 	get_page(page);

@@ -55,6 +55,7 @@ void vfetch_sg_set_page(struct scatterlist *entry, struct page *page, u32 bytes,
 void vfetch_sg_mark_end(struct scatterlist *entry);
 size_t vfetch_iter_zero(struct iov_iter *iter, size_t bytes);
 struct page *vfetch_page_alloc(bool zeroed, enum vfetch_need need);
+size_t vfetch_pages_contiguous(struct page *const *pages, size_t count);
 void vfetch_page_get(struct page *page);
 void vfetch_page_put(struct page *page);
 int vfetch_page_count(struct page *page);
