@@ -58,6 +58,10 @@ pub(crate) struct Block {
     host_age: Age,
 }
 
+// With its number of references it fits into the 1 KiB that the allocator has for it. (Locks that are checked are larger.)
+#[cfg(not(CONFIG_LOCKDEP))]
+const _: () = assert!(size_of::<Block>() <= 1024 - size_of::<u64>());
+
 impl_list_arc_safe! {
     impl ListArcSafe<0> for Block {
         tracked_by device_tracker: AtomicTracker<0>;
@@ -650,7 +654,7 @@ impl Pages {
     pub(crate) fn unpin_old(&mut self, stay: &PageMask, block: &Block) -> (PageMask, bool) {
         let pinned = Page::Host { remote: true };
         // Those that thrashed are somebody else's.
-        let stay = stay.or(self.thrashing.pinned());
+        let stay = stay.or(&self.thrashing.pinned());
         let long = self.among(&self.pinned_long, pinned).minus(&stay);
         let held = self.host_pages_that(&long, HostPage::is_held);
         let old = long.minus(&held);
@@ -739,8 +743,10 @@ impl Pages {
             self.mapped = self.mapped.minus(&this.pages);
         }
         if let Some(params) = &this.block.space.function.thrashing {
-            if self.thrashing.moved(params, this.to, &this.pages) {
-                all.watch = Some(this.to);
+            match self.thrashing.moved(params, this.to, &this.pages) {
+                Ok(true) => all.watch = Some(this.to),
+                Ok(false) => {}
+                Err(_) => this.block.space.function.stats.thrashing_missed.count(),
             }
         }
         let trace = &this.block.space.function.trace;

@@ -40,8 +40,10 @@ pub(crate) fn nap(until_us: u64) {
     }
 }
 
-/// What is known of a block.
-pub(crate) struct Thrashing {
+/// What is known of a block: nothing until a page of it has moved.
+pub(crate) struct Thrashing(Option<KBox<Known>>);
+
+struct Known {
     detector: Detector,
     /// Of its pages, once that is wanted.
     pages: Option<KBox<Pages>>,
@@ -73,29 +75,36 @@ pub(crate) enum ForHost {
 
 impl Thrashing {
     /// Of a block of which nothing is known.
-    pub(crate) const NEW: Self = Self {
-        detector: Detector::NEW,
-        pages: None,
-        pinned: PageMask::EMPTY,
-        listed: false,
-    };
+    pub(crate) const NEW: Self = Self(None);
 
     /// Pages that are thrashing, pinned ones among them.
     pub(crate) fn thrashing(&self) -> PageMask {
-        self.detector.thrashing()
+        let known = self.0.as_ref();
+        known.map_or(PageMask::EMPTY, |known| known.detector.thrashing())
     }
 
     /// Those that stay where they are for as long as [`Unpinner`] says.
-    pub(crate) fn pinned(&self) -> &PageMask {
-        &self.pinned
+    pub(crate) fn pinned(&self) -> PageMask {
+        self.0
+            .as_ref()
+            .map_or(PageMask::EMPTY, |known| known.pinned)
     }
 
     /// `moved` begin to move to `processor`, because it wants them or to make room at the other side. Returns whether state for the pages is
-    /// [wanted](Space::watch).
-    pub(crate) fn moved(&mut self, params: &Params, processor: Location, moved: &PageMask) -> bool {
-        let now = now_us();
-        self.detector
-            .event(params, &mut self.pages, processor, moved, now)
+    /// [wanted](Space::watch). ENOMEM: it is as if they did not.
+    pub(crate) fn moved(
+        &mut self,
+        params: &Params,
+        processor: Location,
+        moved: &PageMask,
+    ) -> Result<bool> {
+        let known: &mut Known = match &mut self.0 {
+            Some(known) => known,
+            none @ None => none.insert(KBox::new(Known::NEW, GFP_KERNEL_ACCOUNT)?),
+        };
+        Ok(known
+            .detector
+            .event(params, &mut known.pages, processor, moved, now_us()))
     }
 
     /// `requester` wants `wanted` pages, which are at the other side and not on their way.
@@ -111,13 +120,16 @@ impl Thrashing {
             wait: PageMask::EMPTY,
             until_us: u64::MAX,
         };
+        let Some(known) = self.0.as_deref_mut() else {
+            return verdict;
+        };
         let now = now_us();
-        self.detector.expire(params, &mut self.pages, now);
-        for page in wanted.and(&self.detector.thrashing()).iter() {
+        known.detector.expire(params, &mut known.pages, now);
+        for page in wanted.and(&known.detector.thrashing()).iter() {
             let place = place(page);
-            match self
+            match known
                 .detector
-                .ask(params, &mut self.pages, requester, page, place, now)
+                .ask(params, &mut known.pages, requester, page, place, now)
             {
                 Answer::Pinned { at } if at != requester => verdict.stay.add(page),
                 Answer::Go | Answer::Pinned { .. } => {}
@@ -132,16 +144,30 @@ impl Thrashing {
 
     /// The user has moved `pages`, or has said something of them.
     pub(crate) fn clear(&mut self, pages: &PageMask) {
-        self.detector.clear(&mut self.pages, pages);
+        if let Some(known) = self.0.as_deref_mut() {
+            known.detector.clear(&mut known.pages, pages);
+        }
     }
 
     /// Those that were pinned and need not be any more.
     fn due(&mut self, params: &Params) -> PageMask {
-        self.detector.expire(params, &mut self.pages, now_us());
-        let due = self.pinned.minus(self.detector.pinned());
-        self.pinned = self.pinned.minus(&due);
+        let Some(known) = self.0.as_deref_mut() else {
+            return PageMask::EMPTY;
+        };
+        known.detector.expire(params, &mut known.pages, now_us());
+        let due = known.pinned.minus(known.detector.pinned());
+        known.pinned = known.pinned.minus(&due);
         due
     }
+}
+
+impl Known {
+    const NEW: Self = Self {
+        detector: Detector::NEW,
+        pages: None,
+        pinned: PageMask::EMPTY,
+        listed: false,
+    };
 }
 
 /// State of the pages of a block: 8 KiB. ENOMEM.
@@ -162,8 +188,8 @@ impl Space {
             return;
         };
         let mut locked = block.lock();
-        if locked.thrashing.pages.is_none() {
-            locked.thrashing.pages = Some(pages);
+        if let Some(known @ Known { pages: None, .. }) = locked.thrashing.0.as_deref_mut() {
+            known.pages = Some(pages);
             // The same event again, as the detector wants it.
             let _ = locked.thrashing.moved(params, processor, moved);
         }
@@ -233,10 +259,12 @@ impl Space {
     fn look_after(&self, block: &Arc<Block>, locked: &mut Locked<'_>, pages: &PageMask) {
         let for_ever =
             (self.function.thrashing.as_ref()).is_none_or(|params| params.pin_us().is_none());
-        let thrashing = &mut locked.thrashing;
-        thrashing.pinned = thrashing.pinned.or(pages);
-        if !pages.is_empty() && !thrashing.listed && !for_ever {
-            thrashing.listed = self.function.unpinner.add(block);
+        let Some(known) = &mut locked.thrashing.0 else {
+            return;
+        };
+        known.pinned = known.pinned.or(pages);
+        if !pages.is_empty() && !known.listed && !for_ever {
+            known.listed = self.function.unpinner.add(block);
         }
     }
 
@@ -337,8 +365,10 @@ impl Space {
         let due = locked.thrashing.due(params);
         let remembered = locked.unpin(&due.minus(&advice.stays_on_host()), block);
         let shown = locked.unpin_window(&due, block);
-        let more = !locked.thrashing.pinned.is_empty() && !locked.is_dead();
-        locked.thrashing.listed = more;
+        let more = !locked.thrashing.pinned().is_empty() && !locked.is_dead();
+        if let Some(known) = &mut locked.thrashing.0 {
+            known.listed = more;
+        }
         drop(locked);
         let over = remembered.or(&shown);
         self.function

@@ -64,6 +64,9 @@ struct Marks([u8; ENTRIES]);
 #[derive(Zeroable)]
 struct Remote([u64; REMOTE_PAGES]);
 
+/// Those of all pages, where there are any.
+struct Remotes([Option<KBox<Remote>>; ENTRIES / REMOTE_PAGES]);
+
 /// Pages that such a part tells of: few of a block are reached remotely, and those are neighbours.
 const REMOTE_PAGES: usize = 64;
 /// In the bus address of a page: it is mapped.
@@ -89,7 +92,7 @@ pub(crate) struct LeafAddress {
 pub(crate) struct Leaf {
     entries: KBox<Entries>,
     marks: Option<KBox<Marks>>,
-    remote: [Option<KBox<Remote>>; ENTRIES / REMOTE_PAGES],
+    remote: Option<KBox<Remotes>>,
     attached: Option<(ARef<Device>, LeafAddress)>,
 }
 
@@ -133,7 +136,7 @@ impl Leaf {
             // INVARIANT: All are 0, and nothing is attached.
             entries: KBox::init(pin_init::init_zeroed::<Entries>(), GFP_KERNEL_ACCOUNT)?,
             marks: None,
-            remote: [const { None }; ENTRIES / REMOTE_PAGES],
+            remote: None,
             attached: None,
         })
     }
@@ -162,17 +165,17 @@ impl Leaf {
 
     /// What `remote` has of a page.
     fn remote_word(&self, page: usize) -> u64 {
-        let part = self.remote.get(page / REMOTE_PAGES);
-        let part = part.and_then(Option::as_ref);
+        let parts = self.remote.as_ref();
+        let part = parts.and_then(|parts| parts.0.get(page / REMOTE_PAGES)?.as_ref());
         let word = part.and_then(|part| part.0.get(page % REMOTE_PAGES));
         word.copied().unwrap_or(0)
     }
 
     fn set_remote_word(&mut self, page: usize, word: u64) {
-        if let Some(Some(part)) = self.remote.get_mut(page / REMOTE_PAGES) {
-            if let Some(place) = part.0.get_mut(page % REMOTE_PAGES) {
-                *place = word;
-            }
+        let parts = self.remote.as_mut();
+        let part = parts.and_then(|parts| parts.0.get_mut(page / REMOTE_PAGES)?.as_mut());
+        if let Some(place) = part.and_then(|part| part.0.get_mut(page % REMOTE_PAGES)) {
+            *place = word;
         }
     }
 
@@ -318,7 +321,14 @@ impl Leaf {
         }
         let known = self.mapped_at(page);
         let (device, _) = self.attached.as_ref().ok_or(EINVAL)?;
-        let part = self.remote.get_mut(page / REMOTE_PAGES).ok_or(EINVAL)?;
+        let parts = match &mut self.remote {
+            Some(parts) => parts,
+            none @ None => {
+                let parts = Remotes([const { None }; ENTRIES / REMOTE_PAGES]);
+                none.insert(KBox::new(parts, GFP_KERNEL_ACCOUNT)?)
+            }
+        };
+        let part = parts.0.get_mut(page / REMOTE_PAGES).ok_or(EINVAL)?;
         if part.is_none() {
             let new = KBox::init(pin_init::init_zeroed::<Remote>(), GFP_KERNEL_ACCOUNT)?;
             *part = Some(new);

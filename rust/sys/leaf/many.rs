@@ -161,7 +161,7 @@ impl Leaf {
 
     /// Whether a device has ever reached any of the pages in host memory.
     pub(crate) fn has_remote(&self) -> bool {
-        self.remote.iter().any(Option::is_some)
+        self.remote.is_some()
     }
 
     /// Those of `pages` of `group` that are in host memory and that the device may remember that it reached there, although it does not any more.
