@@ -17,18 +17,17 @@
 //! 2. `Registry::entries` — which functions there are; never held across a callback of the PCI core
 //! 3. `Space::changing` — who changes a space's size, or discards. Held across transfers, and taken by nobody who serves a fault
 //! 4. a process's `mmap_lock`, or the lock of one of its mappings (faults come with it)
-//! 5. `Piece::transfer` — one descriptor of a move: who has it waits for the device, and publishes
-//! 6. `Block` — the states of a block's pages
+//! 5. `Block` — the states of a block's pages
 //!    (then `BarWindow::open`, while a page is mapped)
-//! 7. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 6)
-//! 8. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Flat::frames`, `Unpinner::blocks`, `Function::prefetcher`,
-//!    `Move::pieces`, `Lru`, `Upkeep::pinned`, `Upkeep::function`, `Memory::frames` — short, nothing of ours is taken in them but 9
+//! 6. `i_mmap_rwsem` and page-table locks (a fault maps pages; unmapping is done without 5)
+//! 7. `Space::attachment`, `AddressSpaces::inner`, `Function::open`, `Space::jobs`, `Space::lost`, `Advisor::said`, `Flat::frames`, `Unpinner::blocks`, `Function::prefetcher`,
+//!    `Move::pieces`, `Lru`, `Upkeep::pinned`, `Upkeep::function`, `Memory::frames` — short, nothing of ours is taken in them but 8
 //!    (`attachment` before `Flat::frames` and `AddressSpaces::inner`)
-//! 9. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
+//! 8. `Queue::inner` — a queue's rings and slots; taken in interrupts, nothing is taken in it but
 //!    the wait queues' own locks
-//! 10. `Trace::ring` — records that were not read; likewise
+//! 9. `Trace::ring` — records that were not read; likewise
 //!
-//! None of 6 and 8 is held across a transfer, a copy from or to user space, or a pin. Where memory is allocated under one of them reclaim cannot come
+//! None of 5 and 7 is held across a transfer, a copy from or to user space, or a pin. Where memory is allocated under one of them reclaim cannot come
 //! back to it: the module's shrinker ([`relief`]) takes no lock, and leaves the rest to work.
 
 #![forbid(unsafe_code)]

@@ -61,7 +61,9 @@ struct Deferred {
 
 /// The parts of a move.
 struct Pieces {
-    all: KVec<Arc<Piece>>,
+    /// The first takes no memory of its own: most moves have no other.
+    first: Option<Piece>,
+    more: Option<KVec<Piece>>,
     /// All there will be are there.
     complete: bool,
     /// Pages of pieces that have ended, and of those that there will not be.
@@ -71,16 +73,65 @@ struct Pieces {
 }
 
 /// What one descriptor moves.
-#[pin_data]
 struct Piece {
     region: Region,
     /// The first of the neighbouring frames that it moves to; not used in the other direction.
     frame: u32,
-    /// Who has the lock waits for it, and then publishes what it brought.
-    #[pin]
-    transfer: Mutex<Option<OwnedTransfer>>,
-    /// Why it brought nothing: an errno, or 0. EAGAIN: it may be tried again.
-    error: Atomic<i32>,
+    state: State,
+}
+
+/// What is happening to a piece.
+enum State {
+    /// The device has it, and nobody waits for it yet.
+    Flying(OwnedTransfer),
+    /// Somebody waits for it, and touches the block when it has ended, or is left to others.
+    Awaited,
+    /// It is over. Why it brought nothing: an errno, or 0. EAGAIN: it may be tried again.
+    Ended(i32),
+}
+
+impl Pieces {
+    /// None yet.
+    const NONE: Self = Self {
+        first: None,
+        more: None,
+        complete: false,
+        ended: PageMask::EMPTY,
+        oldest: 0,
+    };
+
+    fn get(&mut self, index: usize) -> Option<&mut Piece> {
+        match index.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(index) => self.more.as_mut()?.get_mut(index),
+        }
+    }
+
+    /// The number of the piece that `page` travels in.
+    fn find(&mut self, page: PageIndex) -> Option<usize> {
+        (0..)
+            .map_while(|index| Some((index, self.get(index)?.region)))
+            .find_map(|(index, region)| region.contains(page).then_some(index))
+    }
+
+    /// Makes room for another. ENOMEM.
+    fn reserve(&mut self) -> Result {
+        match &mut self.more {
+            _ if self.first.is_none() => {}
+            Some(more) => more.reserve(1, GFP_KERNEL)?,
+            none @ None => *none = Some(KVec::with_capacity(1, GFP_KERNEL)?),
+        }
+        Ok(())
+    }
+
+    /// Adds one, for which there is room.
+    fn push(&mut self, piece: Piece) {
+        match &mut self.more {
+            _ if self.first.is_none() => self.first = Some(piece),
+            Some(more) => drop(more.push_within_capacity(piece)),
+            None => {}
+        }
+    }
 }
 
 impl_has_work! {
@@ -236,12 +287,7 @@ impl Move {
                 generation,
                 hold,
                 pieces <- new_mutex!(
-                    Pieces {
-                        all: KVec::new(),
-                        complete: false,
-                        ended: PageMask::EMPTY,
-                        oldest: 0,
-                    },
+                    Pieces::NONE,
                     "vfetch: move"
                 ),
                 error: Atomic::new(0),
@@ -443,18 +489,9 @@ impl Move {
         } else {
             &function.ordinary
         };
-        let piece = Arc::pin_init(
-            pin_init!(Piece {
-                region,
-                frame,
-                transfer <- new_mutex!(None, "vfetch: piece"),
-                error: Atomic::new(0),
-            }),
-            GFP_KERNEL,
-        )?;
         let insists = urgent && effort != Effort::AtOnce || effort == Effort::Must;
         // Room for it, so that nothing can fail once the device has it.
-        self.pieces.lock().all.reserve(1, GFP_KERNEL)?;
+        self.pieces.lock().reserve()?;
         let transfer = loop {
             let slot = match Queue::reserve_owned(queue, true, Signals::None) {
                 // Nobody waits for a slot while having others: they might be waited for in turn.
@@ -473,22 +510,19 @@ impl Move {
                 Err((failure, _)) => return Err(failure.into()),
             }
         };
-        *piece.transfer.lock() = Some(transfer);
-        // There is room.
-        let _ = self.pieces.lock().all.push_within_capacity(piece);
+        self.pieces.lock().push(Piece {
+            region,
+            frame,
+            state: State::Flying(transfer),
+        });
         Ok(())
     }
 
     /// Waits until `page` has arrived, or it is certain that it will not, or nothing is known of it yet: then the block's next change is
     /// to be waited for. Returns whether it has waited.
     pub(crate) fn finish_page(self: &Arc<Self>, page: PageIndex) -> bool {
-        match self.piece_of(page) {
-            None => false,
-            Some(piece) => {
-                self.finish_piece(&piece);
-                true
-            }
-        }
+        let index = self.pieces.lock().find(page);
+        index.is_some_and(|index| self.finish_piece(index).is_some())
     }
 
     /// Waits until something has become of `page`, or at least of something of the block since `version`, which was read while the page was
@@ -499,28 +533,37 @@ impl Move {
         version: u32,
         limit: impl FnOnce() -> Option<Msecs>,
     ) -> Waited {
-        if let Some(piece) = self.piece_of(page) {
-            // Who has the lock waits already, and will say when it is over; or leaves it to the work that sees to all.
-            if let Some(mut transfer) = piece.transfer.try_lock() {
-                if let Some(flying) = transfer.take() {
-                    let waited = flying.wait_with(Signals::Fatal, limit);
-                    if waited != Waited::Done {
-                        *transfer = Some(flying);
-                        return waited;
+        let index = self.pieces.lock().find(page);
+        match index.and_then(|index| Some((index, self.take(index)?))) {
+            Some((index, State::Flying(flying))) => {
+                let waited = flying.wait_with(Signals::Fatal, limit);
+                if waited == Waited::Done {
+                    self.publish(index, flying);
+                } else {
+                    if let Some(piece) = self.pieces.lock().get(index) {
+                        piece.state = State::Flying(flying);
                     }
-                    self.publish(&piece, flying);
+                    // Others wait for what this one has not waited for.
+                    self.block.touch();
                 }
-                return Waited::Done;
+                waited
+            }
+            Some((_, State::Ended(_))) => Waited::Done,
+            // Whoever waits says when it is over; or leaves it to the work that sees to all.
+            Some((_, State::Awaited)) | None => {
+                self.block.wait_for(version, Signals::Fatal, limit())
             }
         }
-        self.block.wait_for(version, Signals::Fatal, limit())
     }
 
-    /// The piece that `page` travels in.
-    fn piece_of(&self, page: PageIndex) -> Option<Arc<Piece>> {
-        let pieces = self.pieces.lock();
-        let mut all = pieces.all.iter();
-        all.find(|piece| piece.region.contains(page)).cloned()
+    /// The state of a piece, from now on *awaited* unless it has ended: by the caller, if it was *flying*. `None` if there is none.
+    fn take(&self, index: usize) -> Option<State> {
+        let mut pieces = self.pieces.lock();
+        let state = &mut pieces.get(index)?.state;
+        match state {
+            State::Ended(error) => Some(State::Ended(*error)),
+            state => Some(core::mem::replace(state, State::Awaited)),
+        }
     }
 
     /// The same for all of `pages`. Returns those of which nothing is known yet.
@@ -530,44 +573,36 @@ impl Move {
             if left.is_empty() {
                 break;
             }
-            let piece = self.pieces.lock().all.get(index).cloned();
-            let Some(piece) = piece else {
+            let region = self.pieces.lock().get(index).map(|piece| piece.region);
+            let Some(region) = region else {
                 break;
             };
-            if left.remove(piece.region) > 0 {
-                self.finish_piece(&piece);
+            if left.remove(region) > 0 {
+                self.finish_piece(index);
             }
         }
         left
     }
 
     /// Waits for one of the pieces that have not ended. `false` when all have.
-    fn finish_one(self: &Arc<Self>) -> bool {
-        let piece = {
+    fn finish_one(&self) -> bool {
+        let index = {
             let pieces = &mut *self.pieces.lock();
-            let ended = &pieces.ended;
-            // They end as a whole.
-            let open = |piece: &Arc<Piece>| !ended.contains(piece.region.first());
-            let later = pieces.all.iter().skip(pieces.oldest);
-            let found = later.enumerate().find(|(_, piece)| open(piece));
-            pieces.oldest = found.map_or(pieces.all.len(), |(skipped, _)| {
-                pieces.oldest.saturating_add(skipped)
-            });
-            found.map(|(_, piece)| piece.clone())
+            let mut index = pieces.oldest;
+            while let Some(State::Ended(_)) = pieces.get(index).map(|piece| &piece.state) {
+                index = index.saturating_add(1);
+            }
+            pieces.oldest = index;
+            index
         };
-        piece.is_some_and(|piece| {
-            self.finish_piece(&piece);
-            true
-        })
+        self.finish_piece(index).is_some()
     }
 
     /// Waits until all that was submitted has ended.
     pub(crate) fn finish(self: &Arc<Self>) {
         for index in 0.. {
-            let piece = self.pieces.lock().all.get(index).cloned();
-            match piece {
-                Some(piece) => self.finish_piece(&piece),
-                None => break,
+            if self.finish_piece(index).is_none() {
+                break;
             }
         }
         self.end_if_over();
@@ -591,10 +626,15 @@ impl Move {
     /// Why `page` did not arrive, if it did not. EAGAIN: it may be tried again.
     pub(crate) fn failure_of(&self, page: PageIndex) -> Option<Error> {
         let error = {
-            let pieces = self.pieces.lock();
-            let mut all = pieces.all.iter();
-            let piece = all.find(|piece| piece.region.contains(page));
-            piece.map_or(self.error.load(Acquire), |piece| piece.error.load(Acquire))
+            let mut pieces = self.pieces.lock();
+            let index = pieces.find(page);
+            match index.and_then(|index| pieces.get(index)) {
+                None => self.error.load(Acquire),
+                Some(piece) => match piece.state {
+                    State::Ended(error) => error,
+                    State::Flying(_) | State::Awaited => 0,
+                },
+            }
         };
         match error {
             0 => None,
@@ -602,61 +642,80 @@ impl Move {
         }
     }
 
-    /// Waits for a piece and publishes it, unless somebody has done so.
-    fn finish_piece(&self, piece: &Piece) {
-        let mut transfer = piece.transfer.lock();
-        if let Some(flying) = transfer.take() {
-            self.publish(piece, flying);
+    /// Waits until a piece has ended, and publishes it unless somebody else does. `None` if there is none.
+    fn finish_piece(&self, index: usize) -> Option<()> {
+        loop {
+            // Before the look: whoever waits for the piece may be done right after it.
+            let version = self.block.version();
+            match self.take(index)? {
+                State::Flying(flying) => self.publish(index, flying),
+                State::Awaited => {
+                    self.block.wait(version, Signals::None);
+                    continue;
+                }
+                State::Ended(_) => {}
+            }
+            return Some(());
         }
     }
 
-    /// Waits for the transfer of a piece, and publishes it. To be called with `piece.transfer` locked.
-    fn publish(&self, piece: &Piece, flying: OwnedTransfer) {
+    /// Waits for the transfer of a piece, which the caller has taken, and publishes it.
+    fn publish(&self, index: usize, flying: OwnedTransfer) {
         let (outcome, memory) = flying.finish();
-        let mut pages = memory.map_or(HostPages::NONE, HostMemory::into_pages);
+        let mut memory = memory.map_or(HostPages::NONE, HostMemory::into_pages);
         let function = &self.block.space.function;
-        let bytes = (piece.region.len() as u64) << hw::VFETCH_PAGE_SHIFT;
         let mut locked = self.block.lock();
-        match (outcome, self.to) {
-            (Ok(()), Location::Host) => {
-                function.stats.to_host_bytes.add(bytes);
-                function
-                    .trace
-                    .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
-                locked.arrive(self, piece.region, Arrival::Pages(&mut pages));
-            }
+        let error = match outcome {
             // What was moved before a reset was scrubbed by it.
-            (Ok(()), Location::Device) if locked.generation() == self.generation => {
-                function.stats.to_device_bytes.add(bytes);
-                function
-                    .trace
-                    .moved(hw::VFETCH_TRACE_ARRIVED, self, &piece.region.into(), 0);
-                locked.arrive(self, piece.region, Arrival::Frames(piece.frame));
+            Ok(()) if self.to == Location::Device && locked.generation() != self.generation => {
+                Some(EAGAIN)
             }
-            (outcome, _) => {
-                let error = match outcome {
-                    // A reset of the queue ends what others have broken too.
-                    Err(Failure::Aborted | Failure::Stale) | Ok(()) => EAGAIN,
-                    Err(failure) => failure.into(),
-                };
-                piece.error.store(error.to_errno(), Release);
-                let region = piece.region.into();
-                function
-                    .trace
-                    .moved(hw::VFETCH_TRACE_STAYED, self, &region, error.to_errno());
-                locked.stay(self, &piece.region.into());
-                if self.to == Location::Device {
+            Ok(()) => None,
+            // A reset of the queue ends what others have broken too.
+            Err(Failure::Aborted | Failure::Stale) => Some(EAGAIN),
+            Err(failure) => Some(failure.into()),
+        };
+        let errno = error.map_or(0, Error::to_errno);
+        let (region, frame) = {
+            // With the lock of the block: whoever finds the pages in another move shall not find them in this one too. And before the block is
+            // touched, for those who wait for this.
+            let pieces = &mut *self.pieces.lock();
+            let Some(piece) = pieces.get(index) else {
+                return;
+            };
+            piece.state = State::Ended(errno);
+            let place = (piece.region, piece.frame);
+            pieces.ended.insert(place.0);
+            place
+        };
+        let pages = region.into();
+        let what = match error {
+            None => hw::VFETCH_TRACE_ARRIVED,
+            Some(_) => hw::VFETCH_TRACE_STAYED,
+        };
+        function.trace.moved(what, self, &pages, errno);
+        let bytes = (region.len() as u64) << hw::VFETCH_PAGE_SHIFT;
+        match (error, self.to) {
+            (None, Location::Host) => {
+                function.stats.to_host_bytes.add(bytes);
+                locked.arrive(self, region, Arrival::Pages(&mut memory));
+            }
+            (None, Location::Device) => {
+                function.stats.to_device_bytes.add(bytes);
+                locked.arrive(self, region, Arrival::Frames(frame));
+            }
+            (Some(_), to) => {
+                locked.stay(self, &pages);
+                if to == Location::Device {
                     // CAST: at most 512.
                     let run = FrameRun {
-                        first: piece.frame,
-                        count: piece.region.len() as u32,
+                        first: frame,
+                        count: region.len() as u32,
                     };
                     self.block.space.give(run, false, self.generation);
                 }
             }
         }
-        // With the lock: whoever finds the pages in another move shall not find them in this one too.
-        self.pieces.lock().ended.insert(piece.region);
         drop(locked);
         self.block.space.used(&self.block, self.to);
     }
