@@ -245,6 +245,8 @@ pub struct Detector {
     last: Option<(Location, u64)>,
     /// The last event of a thrashing page, or when the block was armed.
     last_thrashing_us: u64,
+    /// When pins were last looked through.
+    expired_us: u64,
     /// How often it was reset.
     resets: u8,
 }
@@ -256,6 +258,7 @@ impl Detector {
         pinned: PageMask::EMPTY,
         last: None,
         last_thrashing_us: 0,
+        expired_us: u64::MAX,
         resets: 0,
     };
 
@@ -378,6 +381,10 @@ impl Detector {
         pages: &mut Option<P>,
         now_us: u64,
     ) {
+        // Who asks for many pages asks for all of them at one time.
+        if core::mem::replace(&mut self.expired_us, now_us) == now_us {
+            return;
+        }
         let Some(state) = pages else { return };
         if let Some(time) = params.pin_us() {
             let pinned = self.pinned;
