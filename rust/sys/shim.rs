@@ -136,10 +136,8 @@ extern "C" {
         entry: *mut core::ffi::c_void,
     ) -> *mut core::ffi::c_void;
     /// How many of `count` pages, at least 1, are neighbours in physical memory.
-    pub(super) fn vfetch_pages_contiguous(
-        pages: *const *mut bindings::page,
-        count: usize,
-    ) -> usize;
+    pub(super) fn vfetch_pages_contiguous(pages: *const *mut bindings::page, count: usize)
+        -> usize;
     /// Takes another reference to `page`, of which the caller has one.
     pub(super) fn vfetch_page_get(page: *mut bindings::page);
     /// Drops a reference to `page`, which the caller has.
