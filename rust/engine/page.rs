@@ -261,4 +261,23 @@ mod tests {
         assert!(Region::clipped(7, 3).is_empty());
         assert_eq!(Region::clipped(0, usize::MAX), Region::BLOCK);
     }
+
+    #[test]
+    fn a_region_that_is_left_without_pages_is_the_empty_one() {
+        assert_eq!(Region::clipped(5, 5), Region::EMPTY);
+        let (low, high) = (Region::clipped(3, 5), Region::clipped(5, 9));
+        assert_eq!(low.intersection(high), Region::EMPTY);
+        assert_eq!(high.intersection(low), Region::EMPTY);
+    }
+
+    #[test]
+    fn the_bits_from_a_page_on_are_those_of_it_and_of_later_ones() {
+        for page in 0..=PAGES {
+            for word in 0..PAGES / 64 {
+                let bits = (0..64).filter(|bit| word * 64 + bit >= page);
+                let expected = bits.fold(0, |ones, bit| ones | 1 << bit);
+                assert_eq!(ones_from(page, word), expected, "{page} {word}");
+            }
+        }
+    }
 }

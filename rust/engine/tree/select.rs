@@ -21,11 +21,10 @@ const fn lanes(bits: u32) -> u64 {
     }
 }
 
-/// A word with 1 in each lane of `2^height` bits, height 0 to 6; without a division.
+/// A word with 1 in each lane of `2^height` bits, height 1 to 6; without a division.
 #[inline]
 const fn lanes_of(height: u32) -> u64 {
     match height {
-        0 => const { lanes(1) },
         1 => const { lanes(2) },
         2 => const { lanes(4) },
         3 => const { lanes(8) },

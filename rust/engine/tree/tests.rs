@@ -99,6 +99,27 @@ fn compatible_translation_loses_the_head_of_unaligned_blocks() {
 }
 
 #[test]
+fn compatible_translation_loses_no_more_where_the_max_region_begins_later() {
+    // Padding of 5 leaves, but the first of them is page 2: the node of 8 leaves ends at page 5, and nothing of it is left.
+    let case = case_of(3, 500, Region::new(2, 500).unwrap(), 40, &[6]);
+    for threshold in [10, 25, 40, 60] {
+        for fault in 2..12 {
+            let case = Case {
+                threshold: percent(threshold),
+                faulted: pages(&[fault]),
+                ..case.clone()
+            };
+            let input = case.input(Mode::Compat, Walk::Managed);
+            assert_eq!(
+                decide(&input),
+                reference::decide(&input),
+                "{threshold} {fault}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_region_without_whole_64_kib_is_one_unit() {
     // 28 pages on both sides of a boundary.
     let case = case_of(3, 40, Region::new(0, 28).unwrap(), 51, &[0]);
