@@ -2,7 +2,7 @@
 
 //! Room: how many pages a space may have where, and whose go when it is needed.
 //!
-//! Frames are counted hard, from when they are taken: who needs one and finds none has the least recently used block written back first. Host pages are counted
+//! Frames are counted hard, but for a few of pages on their way: who needs one and finds none has the least recently used block written back first. Host pages are counted
 //! softly: a page goes to the host at once, and blocks beyond the limit go to the device afterwards. New contents are refused before
 //! both sides are full, so that one of them always has room for a block.
 
@@ -32,6 +32,10 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// Frames that pages on their way may have beyond a limit. Were there none, each block of a batch of faults would wait until others had gone to the
+    /// host, with what was prefetched of them.
+    const SPARE: u64 = 2 * PAGES as u64;
+
     /// No pages, and limits in pages.
     pub(crate) fn new(host_limit: u64, device_limit: u64) -> Self {
         Self {
@@ -62,12 +66,15 @@ impl Room {
         used.saturating_add(pages) <= most
     }
 
-    /// Takes room for up to `most` frames, as far as there is some: of several who take at a time none gets what another has. Returns for how many.
+    /// Takes room for up to `most` frames, as far as there is some: pages on their way count beyond what is [spare](Self::SPARE), and of several who take
+    /// at a time none gets what another has. Returns for how many.
     fn take(&self, most: u64) -> u64 {
+        let limit = self.device_limit.load(Relaxed);
+        let most = most.min(limit.saturating_sub(self.used(Location::Device)));
+        let outer = limit.saturating_add(Self::SPARE);
         let mut taken = self.frames.load(Relaxed);
         loop {
-            let left = self.device_limit.load(Relaxed).saturating_sub(taken);
-            let count = left.min(most);
+            let count = most.min(outer.saturating_sub(taken));
             if count == 0 {
                 return 0;
             }
@@ -114,11 +121,10 @@ impl Room {
 
     /// The same if `more` came to it.
     fn is_over_with(&self, side: Location, more: u64) -> bool {
-        let (used, limit) = match side {
-            Location::Host => (&self.host, &self.host_limit),
-            Location::Device => (&self.frames, &self.device_limit),
-        };
-        used.load(Relaxed).saturating_add(more) > limit.load(Relaxed)
+        let limit = self.limit(side);
+        let over = self.used(side).saturating_add(more) > limit;
+        let frames = self.frames.load(Relaxed).saturating_add(more);
+        over || side == Location::Device && frames > limit.saturating_add(Self::SPARE)
     }
 
     /// Pages came to or left a side.

@@ -395,7 +395,7 @@ struct vfetch_cancel {
  * quarter of each side, at most a block, is kept free for pages that change sides.
  *
  * VFETCH_IOC_SET_LIMITS sends blocks away until what is used fits, as far as it can be done; what does not go
- * by itself (pages that are pinned for I/O) stays. It changes nothing for spaces with VFETCH_SIZE_RESERVE or VFETCH_SIZE_FLAT.
+ * by itself (pages that are pinned for I/O) stays. Pages on their way to the device may be beyond its limit, by two blocks at most. It changes nothing for spaces with VFETCH_SIZE_RESERVE or VFETCH_SIZE_FLAT.
  *
  * Errors: EINVAL unknown scope, a limit too small or not a multiple of the page.
  */

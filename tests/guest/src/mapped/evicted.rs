@@ -10,13 +10,15 @@ use std::{
 };
 
 use anyhow::{anyhow, ensure, Context, Result};
-use libvfetch::{stamped, Function, JobError, Place, Reduce, Scope, Space, Stamp, Task};
+use libvfetch::{
+    stamped, Function, JobError, Place, PolicyKind, Reduce, Scope, Space, Stamp, StampCheck, Task,
+};
 use rand::Rng;
 use rustix::{fs::OFlags, process::Signal};
 
 use super::{
-    device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, Mapping, MIB, MIB_PAGES,
-    WORDS,
+    device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, under, Mapping, MIB,
+    MIB_PAGES, WORDS,
 };
 use crate::support::{
     errno::{fails, same, Errno},
@@ -41,7 +43,7 @@ fn limited(function: &Function, mib: usize, host: u64, device: u64) -> Result<(S
     Ok((space, mapping))
 }
 
-/// That the device's part of a space is never beyond its limit while `test` runs.
+/// That the device's part of a space is never beyond its limit, but for two blocks of pages on their way, while `test` runs.
 fn within_device_limit<T>(space: &Space, test: impl FnOnce() -> Result<T>) -> Result<T> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -56,12 +58,44 @@ fn within_device_limit<T>(space: &Space, test: impl FnOnce() -> Result<T>) -> Re
         let result = test();
         over.store(true, Ordering::Relaxed);
         let most = watcher.join().expect("no panic")?;
-        let limit = space.limits(Scope::Space)?.device_bytes;
+        let limit = space.limits(Scope::Space)?.device_bytes + 2 * libvfetch::BLOCK_BYTES;
         ensure!(
             most <= limit,
             "{most} bytes were on the device, and {limit} may be"
         );
         result
+    })
+}
+
+pub(crate) fn moves_at_a_time_keep_to_the_limit() -> Result<()> {
+    on_pf_and_vf(|function| {
+        const BLOCK: usize = 2 * MIB_PAGES;
+        let blocks = 0..12;
+        let (space, mapping) = limited(function, 24, 64, 1)?;
+        under(function, PolicyKind::AlwaysMax, || {
+            for generation in 1..4 {
+                mapping.fill(0, &stamped_bytes(0, 12 * BLOCK, generation));
+                // Each wants one page, with which all of its block comes along.
+                let wants = |block: usize| StampCheck {
+                    input: (block * BLOCK * PAGE) as u64,
+                    n: WORDS as u64,
+                    first: (block * BLOCK * WORDS) as u64,
+                    lowest: generation,
+                    highest: generation,
+                };
+                within_device_limit(&space, || {
+                    let jobs: Vec<_> = blocks
+                        .clone()
+                        .map(|block| space.submit(&wants(block).into()))
+                        .collect::<Result<_, _>>()?;
+                    for job in jobs {
+                        same("words", job.wait()?, 0)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        })
     })
 }
 

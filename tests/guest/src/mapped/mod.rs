@@ -149,6 +149,7 @@ pub(crate) fn groups() -> Vec<Group> {
             about: "more contents than there is room for on one side, or on both; where pages are",
             tests: bounded![60:
                 evicted::jobs_use_more_than_device_memory,
+                evicted::moves_at_a_time_keep_to_the_limit,
                 evicted::processes_use_more_than_the_host_may_hold,
                 evicted::contents_that_fit_nowhere_are_refused_and_others_stay,
                 evicted::threads_and_jobs_under_pressure_see_only_what_was_written,
