@@ -248,6 +248,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 trace::what_does_not_fit_is_counted_and_its_numbers_are_left_out,
                 trace::one_file_traces_a_function_at_a_time,
                 trace::a_reader_waits_for_records_its_time_the_end_or_a_signal,
+                trace::who_polls_hears_of_records_and_of_the_end,
                 trace::unbinding_ends_it,
             ],
         },

@@ -4,17 +4,20 @@
 
 use std::{
     collections::BTreeSet,
+    os::fd::{AsFd, AsRawFd},
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{anyhow, ensure, Context, Result};
+use io_uring::{opcode, types::Fd, IoUring};
 use libvfetch::{PolicyKind, Records, Scope, Side, Space, Trace, TraceKind, TraceRecord};
 use rustix::fs::OFlags;
 
 use super::{device_finds, device_stamps, mapped, on_pf_and_vf, stamped_bytes, under, Mapping};
 use crate::{
+    io::uring::{finish, push},
     life::machine::{bind, unbind},
     support::{
         errno::{fails, same, Errno},
@@ -320,6 +323,31 @@ pub(crate) fn a_reader_waits_for_records_its_time_the_end_or_a_signal() -> Resul
                 (0, false),
             )
         })
+    })
+}
+
+pub(crate) fn who_polls_hears_of_records_and_of_the_end() -> Result<()> {
+    on_pf_and_vf(|function| {
+        let (space, mapping) = mapped(function, 4)?;
+        let fd = Fd(space.as_fd().as_raw_fd());
+        let trace = space.trace(&[TraceKind::HostFault], 64)?;
+        let mut ring = IoUring::new(4)?;
+        // Each waits from when it is submitted.
+        let mut hears = |of: &str, happens: &dyn Fn() -> Result<()>| {
+            let wanted = u32::try_from(libc::POLLRDBAND)?;
+            push(&mut ring, [opcode::PollAdd::new(fd, wanted).build()])?;
+            ring.submit()?;
+            let early = ring.completion().next();
+            ensure!(early.is_none(), "there is something to read before {of}");
+            happens()?;
+            same(of, finish(&mut ring, 1)?, vec![i32::from(libc::POLLRDBAND)])
+        };
+        hears("a record", &|| {
+            mapping.word(0);
+            Ok(())
+        })?;
+        same("records", trace.read(9, None)?.records.len(), 1)?;
+        hears("the end", &|| Ok(trace.stop()?))
     })
 }
 
