@@ -38,6 +38,7 @@ GUEST_DEFAULTS = {
     "smp": 2, "mem": "1G", "vfs": 0,
     "device": "",        # properties of the device
     "icount": None, "iommu": 0, "qmp": 0, "load": 1,
+    "threads": "single", # multi: processors really run at once; no VF comes or goes meanwhile (scripts/vm.py)
     "modargs": "", "modules": "", "append": "",
     "allow": [],         # {pattern, reason}: what the kernel may say
 }
@@ -81,7 +82,7 @@ def guest_suite(a, s):
     command = [f"{TOP}/scripts/vm.py", "--kernel", a.kernel, "--smp", s["smp"], "--vfs", s["vfs"],
                "--mem", a.mem or s["mem"], f"--props={s['device']}", "--iommu", s["iommu"], "--qmp", s["qmp"],
                "--load", s["load"], f"--modargs={s['modargs']}", f"--modules={s['modules']}",
-               f"--append={s['append']}", "--timeout", timeout, "--log", f"{a.out}/{s['name']}.log",
+               f"--append={s['append']}", "--threads", s["threads"], "--timeout", timeout, "--log", f"{a.out}/{s['name']}.log",
                f"--cmd={s['command']}", "--reports-first"]
     if s["icount"] is not None:
         command += ["--icount", s["icount"]]

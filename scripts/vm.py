@@ -93,8 +93,11 @@ def qemu_command(a, work, fds, clock):
     # One thread for all processors, which take turns. With one each, QEMU 10.0 looks a register's memory region up
     # by an index that is stale while another processor changes the memory map, as switching a VF on does. QEMU was seen
     # to abort over that (iotlb_to_section). That it also explains guests whose timers stopped (a write to a local APIC
-    # that went astray) is read from QEMU's source and was not traced.
+    # that went astray) is read from QEMU's source and was not traced. While the guest starts, and switches VFs on, it
+    # has one processor; `init` starts the others, and after that the map is to stay as it is.
     cpu, accel = "max", f"tcg,thread={a.threads}"
+    if a.threads == "multi":
+        append += " maxcpus=1"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
            "-smp", str(a.smp), "-m", a.mem, "-kernel", f"{a.kernel}/kernel.elf", "-initrd", f"{work}/initramfs"]
     if a.accel == "kvm":
