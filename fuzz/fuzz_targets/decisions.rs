@@ -215,10 +215,12 @@ fuzz_target!(|data: &[u8]| {
                     Outcome::Dropped,
                 ][bytes.below(5)];
                 let which = bytes.byte() % 2 == 0;
+                let at = bytes.location();
                 let mask = bytes.mask();
                 feedback(
                     &mut function,
                     if which { &mut block } else { &mut neighbour },
+                    at,
                     outcome,
                     &mask,
                 );
@@ -254,7 +256,11 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         let counters = function.all_counters();
-        let outstanding = block.outstanding().count() + neighbour.outstanding().count();
+        let outstanding: usize = [&block, &neighbour]
+            .iter()
+            .flat_map(|block| [Location::Host, Location::Device].map(|at| block.outstanding(at)))
+            .map(PageMask::count)
+            .sum();
         assert_eq!(counters.outstanding(), outstanding as u64);
         assert!(
             counters.used + counters.late + counters.evicted_unused + counters.dropped

@@ -407,6 +407,11 @@ impl Pages {
         })
     }
 
+    /// Those of `pages` that are marked as used by the device. The marks stay.
+    pub(crate) fn marked(&self, pages: &PageMask) -> PageMask {
+        by_group(pages, |group, pages| self.leaf.accessed(group, pages))
+    }
+
     /// Those of `pages` that the device has used since this was last asked. It says so again only of those that are invalidated after this.
     pub(crate) fn take_marked(&mut self, pages: &PageMask) -> PageMask {
         by_group(pages, |group, pages| self.leaf.take_accessed(group, pages))
@@ -697,6 +702,19 @@ impl Pages {
     pub(crate) fn move_of(&self, page: PageIndex) -> Option<&Arc<Move>> {
         let mut moves = self.moves.iter().flatten();
         moves.find(|one| one.is_moving(page))
+    }
+
+    /// Pages that are at `side`, or on their way there.
+    pub(crate) fn at_or_coming_to(&self, side: Location) -> PageMask {
+        let (here, there) = match side {
+            Location::Host => (self.host(), self.device()),
+            Location::Device => (self.device(), self.host()),
+        };
+        let mut pages = here.minus(self.busy());
+        for one in self.moves.iter().flatten().filter(|one| one.to == side) {
+            pages = pages.or(&one.pages.and(self.busy()).and(there));
+        }
+        pages
     }
 
     /// Whether another move can begin.

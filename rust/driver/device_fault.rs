@@ -308,6 +308,7 @@ impl Function {
             record.count = batch.len() as u32;
         });
         self.begin_batch();
+        self.see_undecided();
         let oldest = batch.first().map(Fault::block);
         sort(batch);
         let mut served = Served::default();
@@ -461,7 +462,7 @@ impl Space {
                 let here = locked.among(faulted, state);
                 locked.grant(&here, state)?;
             }
-            self.feedback(&mut locked, Outcome::Late, &moving);
+            self.feedback(&mut locked, Location::Device, Outcome::Late, &moving);
             for page in moving.iter() {
                 if let Some(one) = locked.move_of(page) {
                     served.awaited.push(
@@ -477,6 +478,7 @@ impl Space {
                 return Ok(lost);
             }
             let bounds = self.bounds(&block, 0..self.pages());
+            self.see_used(&block, &mut locked);
             let hint = self.decide(
                 &block,
                 &mut locked,
@@ -488,7 +490,7 @@ impl Space {
             let zeros = locked.among(&hint.pages, Page::None).or(&absent);
             let wanted = host.or(&locked.movable(&hint.pages, Location::Device, false));
             let not = hint.pages.minus(&wanted).minus(&zeros);
-            self.feedback(&mut locked, Outcome::Dropped, &not);
+            self.feedback(&mut locked, Location::Device, Outcome::Dropped, &not);
             let mut began = None;
             if !wanted.is_empty() && locked.has_room_for_move() {
                 let hold = BoundHold::new(&self.function.bound).ok_or(ENODEV)?;
@@ -504,10 +506,14 @@ impl Space {
                 }
             } else if !wanted.is_empty() {
                 // Some move must end first.
+                self.feedback(&mut locked, Location::Device, Outcome::Dropped, &wanted);
                 let version = block.version();
                 drop(locked);
                 block.wait(version, Signals::None);
                 continue;
+            }
+            if began.is_none() {
+                self.feedback(&mut locked, Location::Device, Outcome::Dropped, &wanted);
             }
             drop(locked);
             let short = self.zero_on_device(&block, &zeros, &absent).or(&remote);
@@ -590,7 +596,7 @@ impl Space {
             }
             if !left.is_empty() {
                 let mut locked = block.lock();
-                self.feedback(&mut locked, Outcome::Dropped, &left);
+                self.feedback(&mut locked, Location::Device, Outcome::Dropped, &left);
             }
             short = short.or(&left.and(needed));
         }

@@ -417,7 +417,7 @@ impl Space {
                 locked.take_used(&pages)
             }
         };
-        self.feedback(&mut locked, Outcome::Used, &used);
+        self.feedback(&mut locked, side, Outcome::Used, &used);
         drop(locked);
         if side == Location::Device {
             // A page that the device remembers is not marked again.

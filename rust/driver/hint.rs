@@ -29,7 +29,8 @@ impl Space {
         Bounds::new(0, PAGES, region_of(&pages, block.index)).unwrap_or(Bounds::BLOCK)
     }
 
-    /// Asks the engine what is to come along with `faulted` pages, which go to `destination`. Pages of the hint may be anywhere.
+    /// Asks the engine what is to come along with `faulted` pages, which go to `destination`. Pages of the hint may be anywhere but there, or
+    /// on their way there. The engine expects them: [it is told](Self::feedback) of those that do not come.
     pub(crate) fn decide(
         &self,
         block: &Block,
@@ -40,10 +41,7 @@ impl Space {
         bounds: Bounds,
     ) -> Hint {
         let function = &self.function;
-        let resident = match destination {
-            Location::Host => locked.host().minus(locked.busy()),
-            Location::Device => locked.device().minus(locked.busy()),
-        };
+        let resident = locked.at_or_coming_to(destination);
         let (mapped, any) = (*locked.mapped(), !locked.is_empty());
         let thrashing = locked.thrashing.thrashing();
         let stats = &function.stats;
@@ -85,7 +83,7 @@ impl Space {
             // Nobody else throws dice, and they are dear.
             batch.random = crate::sys::time::random();
         }
-        let hint = match advice {
+        let mut hint = match advice {
             None => prefetch::prefetch(
                 &prefetcher.params,
                 &mut prefetcher.state,
@@ -96,6 +94,7 @@ impl Space {
                 decide_apart(&advice, prefetcher, &mut locked.engine, batch, destination)
             }
         };
+        hint.pages = hint.pages.minus(&resident);
         let policy = prefetcher.params.policy;
         function.trace.record(hw::VFETCH_TRACE_HINT, |record| {
             record.to = place(destination);
@@ -110,13 +109,41 @@ impl Space {
         hint
     }
 
-    /// Tells the engine what became of pages.
-    pub(crate) fn feedback(&self, locked: &mut Locked<'_>, outcome: Outcome, pages: &PageMask) {
+    /// Tells the engine what became of pages that are at `at`, or were to come there.
+    pub(crate) fn feedback(
+        &self,
+        locked: &mut Locked<'_>,
+        at: Location,
+        outcome: Outcome,
+        pages: &PageMask,
+    ) {
         if pages.is_empty() {
             return;
         }
         let mut prefetcher = self.function.prefetcher.lock();
-        prefetch::feedback(&mut prefetcher.state, &mut locked.engine, outcome, pages);
+        prefetch::feedback(
+            &mut prefetcher.state,
+            &mut locked.engine,
+            at,
+            outcome,
+            pages,
+        );
+    }
+
+    /// Tells the engine which of the pages that came along to the device have been used by now, if that matters to it.
+    pub(crate) fn see_used(&self, block: &Block, locked: &mut Locked<'_>) {
+        let undecided = locked.engine.undecided();
+        if undecided.is_empty() {
+            return;
+        }
+        let here = undecided.and(locked.device()).minus(locked.busy());
+        let used = locked.marked(&here);
+        let at = BlockId {
+            space: self.id,
+            index: block.index,
+        };
+        let mut prefetcher = self.function.prefetcher.lock();
+        prefetch::seen(&mut prefetcher.state, &mut locked.engine, at, &used);
     }
 
     /// Begins to bring pages of a neighbouring block, if nothing is in the way. Returns whether it did.
@@ -190,12 +217,32 @@ fn decide_apart(
     let stay = all.pages.and(&advice.not_along(destination));
     if !stay.is_empty() {
         all.pages = all.pages.minus(&stay);
-        prefetch::feedback(&mut prefetcher.state, state, Outcome::Dropped, &stay);
+        let state_of = &mut prefetcher.state;
+        prefetch::feedback(state_of, state, destination, Outcome::Dropped, &stay);
     }
     all
 }
 
 impl Function {
+    /// Tells the engine which pages the device has used by now of the blocks that it wants to know that of.
+    pub(crate) fn see_undecided(&self) {
+        let blocks = prefetch::undecided(&mut self.prefetcher.lock().state);
+        for at in blocks.into_iter().flatten() {
+            let Some(space) = self.space_of(at) else {
+                continue;
+            };
+            if let Some(block) = space.block(at.index) {
+                space.see_used(&block, &mut block.lock());
+            }
+        }
+    }
+
+    /// The space that has, or had, a block.
+    fn space_of(&self, at: BlockId) -> Option<Arc<Space>> {
+        let open = self.open.lock();
+        open.iter().find(|space| space.id == at.space).cloned()
+    }
+
     /// Begins to bring to the device what the engine wants while the link has nothing to do.
     pub(crate) fn bring_while_idle(&self) {
         /// Answers of which nothing may be left to be brought.
@@ -213,12 +260,7 @@ impl Function {
             let Some(ahead) = ahead else {
                 return;
             };
-            let space = {
-                let open = self.open.lock();
-                open.iter()
-                    .find(|space| space.id == ahead.block.space)
-                    .cloned()
-            };
+            let space = self.space_of(ahead.block);
             if space.is_some_and(|space| space.bring_ahead(&ahead, Location::Device)) {
                 return;
             }

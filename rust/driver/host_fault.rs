@@ -202,7 +202,7 @@ impl Space {
         }
         let Some(state) = locked.state(page) else {
             let late = PageMask::from(page.region());
-            self.feedback(&mut locked, Outcome::Late, &late);
+            self.feedback(&mut locked, Location::Host, Outcome::Late, &late);
             return match locked.move_of(page) {
                 Some(moving) => Next::Wait(moving.clone(), block.version()),
                 None => Next::WaitForChange(block.version()),
@@ -244,7 +244,7 @@ impl Space {
             return ended;
         }
         let here = PageMask::from(page.region());
-        self.feedback(locked, Outcome::Used, &here);
+        self.feedback(locked, Location::Host, Outcome::Used, &here);
         let covered = Region::clipped(
             // CAST: at most 512.
             (fault.covers().start.saturating_sub(block.first_page())).min(PAGES as u64) as usize,
@@ -287,16 +287,19 @@ impl Space {
         };
         let bounds = self.bounds(block, fault.covers());
         let hint = self.decide(block, locked, &wanted, &written, Location::Host, bounds);
-        let moving = wanted.or(&locked.movable(&hint.pages, Location::Host, false));
+        let along = locked.movable(&hint.pages, Location::Host, false);
+        let moving = wanted.or(&along);
         let not = hint.pages.minus(&moving);
-        self.feedback(locked, Outcome::Dropped, &not);
+        self.feedback(locked, Location::Host, Outcome::Dropped, &not);
         let generation = locked.generation();
-        match Move::new(block, moving, Location::Host, generation, hold) {
+        let next = match Move::new(block, moving, Location::Host, generation, hold) {
             Ok(moving) => match locked.begin(&moving, false) {
-                Some(begun) => Next::Fetch(begun, hint.ahead, block.version()),
+                Some(begun) => return Next::Fetch(begun, hint.ahead, block.version()),
                 None => Next::Again,
             },
             Err(_) => Next::Ended(Ended::NoMemory),
-        }
+        };
+        self.feedback(locked, Location::Host, Outcome::Dropped, &along);
+        next
     }
 }

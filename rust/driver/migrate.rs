@@ -20,7 +20,7 @@ use super::queue::{Command, Failure, OwnedTransfer, Queue};
 use crate::engine::frames::{FrameRun, Want};
 use crate::engine::mask::{PageIndex, PageMask, Region};
 use crate::engine::owner::TransactionId;
-use crate::engine::prefetch::Location;
+use crate::engine::prefetch::{Location, Outcome};
 use crate::sys::abi as hw;
 use crate::sys::host_memory::HostMemory;
 use crate::sys::host_page::{HostPage, HostPages, Need};
@@ -359,6 +359,8 @@ impl Move {
         trace.moved(hw::VFETCH_TRACE_STAYED, self, pages, error);
         let mut locked = self.block.lock();
         locked.stay(self, pages);
+        let space = &self.block.space;
+        space.feedback(&mut locked, self.to, Outcome::Dropped, pages);
         let mut pieces = self.pieces.lock();
         pieces.ended = pieces.ended.or(pages);
     }

@@ -25,7 +25,7 @@ use super::page_table::PageTable;
 use super::queue::Events;
 use crate::engine::frames::FrameRun;
 use crate::engine::mask::{PageIndex, PageMask, Region, PAGES};
-use crate::engine::prefetch::Outcome;
+use crate::engine::prefetch::{Location, Outcome};
 use crate::sys::abi as hw;
 use crate::sys::mapping::Mapping;
 use crate::sys::memcg::MemoryCgroup;
@@ -371,9 +371,9 @@ impl Space {
         let mut locked = block.lock();
         let pages = revocation.pages.and(locked.host());
         let used = locked.take_used(&pages);
-        self.feedback(&mut locked, Outcome::Used, &used);
+        self.feedback(&mut locked, Location::Host, Outcome::Used, &used);
         // All that go: of those that were used it is known by now.
-        self.feedback(&mut locked, revocation.gone(), &pages);
+        self.feedback(&mut locked, Location::Host, revocation.gone(), &pages);
     }
 
     /// Tells the engine which of `pages`, which the device has forgotten, it has used.
@@ -381,9 +381,9 @@ impl Space {
         let mut locked = block.lock();
         let pages = revocation.pages.and(locked.device());
         let used = locked.take_marked(&pages);
-        self.feedback(&mut locked, Outcome::Used, &used);
+        self.feedback(&mut locked, Location::Device, Outcome::Used, &used);
         // All that go: of those that were used it is known by now.
-        self.feedback(&mut locked, revocation.gone(), &pages);
+        self.feedback(&mut locked, Location::Device, revocation.gone(), &pages);
     }
 
     // ---- Changing it ----------------------------------------------------------------------------

@@ -4,8 +4,9 @@
 //! what became of it.
 //!
 //! [`prefetch`] makes the decision. The caller carries it out and says what became of each prefetched page with [`feedback`]:
-//! *used*, *late* (demanded while still in flight) or *evicted unused*. A page of a hint is *outstanding* from
-//! the hint on until that is known.
+//! *used*, *late* (demanded while still in flight) or *evicted unused*. A page of a hint is *outstanding* at its destination from
+//! the hint on until that is known. Often that is known only when it leaves again, perhaps because the other side has asked for it: so
+//! what is outstanding on one side says nothing of the other one.
 //!
 //! All state is plain data that the caller places: [`FunctionState`] once per function, [`BlockState`] once per block.
 
@@ -17,9 +18,12 @@ use super::policy::{self, Answered, Kind, Policy, View};
 use super::tree::{Bounds, Input, Tree};
 
 mod counters;
+mod undecided;
 
 use counters::add;
 pub use counters::{Counters, Totals};
+use undecided::Undecided;
+pub use undecided::LOOKS;
 
 /// A PCIe function, by the number that its driver gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -164,6 +168,14 @@ impl Source {
             Self::External => Self::COUNT - 1,
         }
     }
+
+    /// Whether what it decides depends on what became of what it decided before.
+    const fn learns_from_use(self) -> bool {
+        matches!(
+            self,
+            Self::Native(Kind::Auto | Kind::Probabilistic | Kind::Lru)
+        )
+    }
 }
 
 /// What is remembered of a function; [`FunctionState::NEW`] at first.
@@ -173,6 +185,7 @@ pub struct FunctionState {
     counters: [Counters; Source::COUNT],
     adaptive: policy::adaptive::State,
     auto: policy::auto::FunctionState,
+    undecided: Undecided,
 }
 
 const _: () = assert!(size_of::<FunctionState>() <= 16 << 10);
@@ -184,6 +197,7 @@ impl FunctionState {
         counters: [Counters::ZERO; Source::COUNT],
         adaptive: policy::adaptive::State::NEW,
         auto: policy::auto::FunctionState::NEW,
+        undecided: Undecided::NEW,
     };
 
     /// What is counted whoever decides.
@@ -221,17 +235,53 @@ pub struct BlockState {
     destination: Option<Location>,
     /// Pages that faulted towards it since, as far as that matters.
     faults: u16,
-    /// Prefetched pages of which is not known yet what became.
-    outstanding: PageMask,
+    /// Prefetched pages of which is not known yet what became, on the host and on the device.
+    outstanding: [PageMask; 2],
     /// Who asked for them.
     source: Source,
     /// Pages from a 64 KiB boundary to the block's start, 0 to 15.
     va_first_page: usize,
-    stride: policy::stride::State,
-    frequency: policy::frequency::State,
-    recent: policy::lru::State,
-    hits: policy::probabilistic::State,
-    auto: policy::auto::BlockState,
+    learnt: Learnt,
+}
+
+/// What the policy that decided last has learnt of a block: where another one takes over, it begins anew.
+#[derive(Clone, Debug)]
+enum Learnt {
+    Nothing,
+    Stride(policy::stride::State),
+    Frequency(policy::frequency::State),
+    Lru(policy::lru::State),
+    Probabilistic(policy::probabilistic::State),
+    Auto(policy::auto::BlockState),
+}
+
+impl Learnt {
+    /// Whether it is what `policy` learns.
+    const fn is_of(&self, policy: Kind) -> bool {
+        match self {
+            Self::Nothing => !matches!(
+                policy,
+                Kind::Stride | Kind::Frequency | Kind::Lru | Kind::Probabilistic | Kind::Auto
+            ),
+            Self::Stride(_) => matches!(policy, Kind::Stride),
+            Self::Frequency(_) => matches!(policy, Kind::Frequency),
+            Self::Lru(_) => matches!(policy, Kind::Lru),
+            Self::Probabilistic(_) => matches!(policy, Kind::Probabilistic),
+            Self::Auto(_) => matches!(policy, Kind::Auto),
+        }
+    }
+
+    /// What `policy` knows at first.
+    const fn new(policy: Kind) -> Self {
+        match policy {
+            Kind::Stride => Self::Stride(policy::stride::State::NEW),
+            Kind::Frequency => Self::Frequency(policy::frequency::State::NEW),
+            Kind::Lru => Self::Lru(policy::lru::State::NEW),
+            Kind::Probabilistic => Self::Probabilistic(policy::probabilistic::State::NEW),
+            Kind::Auto => Self::Auto(policy::auto::BlockState::NEW),
+            _ => Self::Nothing,
+        }
+    }
 }
 
 // What is kept of a block, without the lazily made state of thrashing pages.
@@ -242,33 +292,72 @@ impl BlockState {
     pub const NEW: Self = Self {
         destination: None,
         faults: 0,
-        outstanding: PageMask::EMPTY,
+        outstanding: [PageMask::EMPTY; 2],
         source: Source::Native(Kind::None),
         va_first_page: 0,
-        stride: policy::stride::State::NEW,
-        frequency: policy::frequency::State::NEW,
-        recent: policy::lru::State::NEW,
-        hits: policy::probabilistic::State::NEW,
-        auto: policy::auto::BlockState::NEW,
+        learnt: Learnt::Nothing,
     };
 
-    /// Prefetched pages of which is not known yet what became.
+    /// Pages that were prefetched to `at` and of which is not known yet what became there.
     #[must_use]
-    pub const fn outstanding(&self) -> &PageMask {
-        &self.outstanding
+    pub const fn outstanding(&self, at: Location) -> &PageMask {
+        let [host, device] = &self.outstanding;
+        match at {
+            Location::Host => host,
+            Location::Device => device,
+        }
     }
 
-    /// `pages` were asked for by `source`.
-    fn expect(&mut self, function: &mut FunctionState, source: Source, pages: &PageMask) {
+    /// Of those on the device, those of which it is to be known soon whether they were used: none where nobody learns from it.
+    #[must_use]
+    pub const fn undecided(&self) -> PageMask {
+        if self.source.learns_from_use() {
+            *self.outstanding(Location::Device)
+        } else {
+            PageMask::EMPTY
+        }
+    }
+
+    fn outstanding_mut(&mut self, at: Location) -> &mut PageMask {
+        let [host, device] = &mut self.outstanding;
+        match at {
+            Location::Host => host,
+            Location::Device => device,
+        }
+    }
+
+    /// `policy` decides about it from now on.
+    fn turn_to(&mut self, function: &mut FunctionState, policy: Kind) {
+        if !self.learnt.is_of(policy) {
+            if let Learnt::Auto(auto) = &self.learnt {
+                function.auto.forgotten(auto);
+            }
+            self.learnt = Learnt::new(policy);
+        }
+    }
+
+    /// `pages` of `at` were asked for by `source`, to be brought to `to`.
+    fn expect(
+        &mut self,
+        function: &mut FunctionState,
+        source: Source,
+        at: BlockId,
+        to: Location,
+        pages: &PageMask,
+    ) {
+        if to == Location::Device && source.learns_from_use() && !pages.is_empty() {
+            function.undecided.add(at);
+        }
         if self.source != source {
             // Whose they were is remembered once per block only.
-            let dropped = self.outstanding.count();
+            let dropped = self.outstanding.iter().map(PageMask::count).sum();
             function.count(self.source, |counters| add(&mut counters.dropped, dropped));
-            self.outstanding = PageMask::EMPTY;
+            self.outstanding = [PageMask::EMPTY; 2];
             self.source = source;
         }
-        let new = pages.minus(&self.outstanding);
-        self.outstanding = self.outstanding.or(&new);
+        let outstanding = self.outstanding_mut(to);
+        let new = pages.minus(outstanding);
+        *outstanding = outstanding.or(&new);
         function.count(source, |counters| {
             add(&mut counters.prefetched, new.count());
         });
@@ -310,7 +399,11 @@ fn decide(
     add(&mut function.totals.batches, 1);
     add(&mut function.totals.faults, faulted.count());
     // A page that was to come along and faults all the same has not come.
-    feedback(function, block, Outcome::Dropped, &faulted);
+    for side in [Location::Host, Location::Device] {
+        if batch.destination.is_none_or(|to| to == side) {
+            feedback(function, block, side, Outcome::Dropped, &faulted);
+        }
+    }
 
     // Step 0.
     if !params.enabled {
@@ -370,7 +463,8 @@ fn decide(
     }
     if !pages.is_empty() {
         function.count(source, |counters| add(&mut counters.hints, 1));
-        block.expect(function, source, &pages.minus(batch.resident));
+        let coming = pages.minus(batch.resident);
+        block.expect(function, source, batch.block, destination, &coming);
     }
     Hint {
         pages,
@@ -389,17 +483,23 @@ fn observe(
     faulted: &PageMask,
 ) {
     block.va_first_page = batch.bounds.va_first_page();
-    match params.policy {
-        Kind::Traffic | Kind::Pressure => function.adaptive.observe(
+    if matches!(params.policy, Kind::Traffic | Kind::Pressure) {
+        function.adaptive.observe(
             batch.now_ns,
             params.sample_period_us,
             batch.link_bytes,
             batch.pressure,
-        ),
-        Kind::Stride => block.stride.observe(faulted),
-        Kind::Lru => block.recent.observe(block.va_first_page, faulted),
-        Kind::Frequency => block.frequency.observe(batch.now_ns, faulted.count()),
-        Kind::Auto => function.auto.faulted(&mut block.auto, batch, faulted),
+        );
+    }
+    block.turn_to(function, params.policy);
+    match &mut block.learnt {
+        Learnt::Stride(stride) => stride.observe(faulted),
+        Learnt::Lru(recent) => recent.observe(block.va_first_page, faulted),
+        Learnt::Frequency(frequency) => frequency.observe(batch.now_ns, faulted.count()),
+        // What the host wants says nothing of the device's memory.
+        Learnt::Auto(auto) if batch.destination == Some(Location::Device) => {
+            function.auto.faulted(auto, batch, faulted);
+        }
         _ => {}
     }
 }
@@ -429,26 +529,36 @@ fn ask(
     if let Some(external) = external {
         return (policy::ask(external, &view), None);
     }
-    let answered = match params.policy {
-        Kind::None => policy::ask(&mut policy::simple::None, &view),
-        Kind::AlwaysMax => policy::ask(&mut policy::simple::AlwaysMax, &view),
-        Kind::Fixed => policy::ask(&mut policy::simple::Fixed, &view),
-        Kind::Traffic => policy::ask(&mut policy::adaptive::Traffic(&function.adaptive), &view),
-        Kind::Pressure => policy::ask(&mut policy::adaptive::Pressure(&function.adaptive), &view),
-        Kind::Stride => policy::ask(&mut policy::stride::Stride(&block.stride), &view),
-        Kind::MultiLevel => policy::ask(&mut policy::multi_level::MultiLevel, &view),
-        Kind::ThrashingAware => policy::ask(&mut policy::thrashing_aware::ThrashingAware, &view),
-        Kind::Probabilistic => policy::ask(
-            &mut policy::probabilistic::Probabilistic(&block.hits),
-            &view,
-        ),
-        Kind::Lru => policy::ask(&mut policy::lru::Lru(&block.recent), &view),
-        Kind::Frequency => policy::ask(&mut policy::frequency::Frequency(&block.frequency), &view),
-        Kind::Auto => {
-            let mut auto = policy::auto::Auto::new(&function.auto, &block.auto);
+    let answered = match (&block.learnt, params.policy) {
+        (Learnt::Stride(known), _) => policy::ask(&mut policy::stride::Stride(known), &view),
+        (Learnt::Probabilistic(known), _) => {
+            policy::ask(&mut policy::probabilistic::Probabilistic(known), &view)
+        }
+        (Learnt::Lru(known), _) => policy::ask(&mut policy::lru::Lru(known), &view),
+        (Learnt::Frequency(known), _) => {
+            policy::ask(&mut policy::frequency::Frequency(known), &view)
+        }
+        (Learnt::Auto(known), _) => {
+            let mut auto = policy::auto::Auto::new(&function.auto, known);
             let answered = policy::ask(&mut auto, &view);
             return (answered, auto.ahead(&view));
         }
+        (Learnt::Nothing, Kind::None) => policy::ask(&mut policy::simple::None, &view),
+        (Learnt::Nothing, Kind::AlwaysMax) => policy::ask(&mut policy::simple::AlwaysMax, &view),
+        (Learnt::Nothing, Kind::Traffic) => {
+            policy::ask(&mut policy::adaptive::Traffic(&function.adaptive), &view)
+        }
+        (Learnt::Nothing, Kind::Pressure) => {
+            policy::ask(&mut policy::adaptive::Pressure(&function.adaptive), &view)
+        }
+        (Learnt::Nothing, Kind::MultiLevel) => {
+            policy::ask(&mut policy::multi_level::MultiLevel, &view)
+        }
+        (Learnt::Nothing, Kind::ThrashingAware) => {
+            policy::ask(&mut policy::thrashing_aware::ThrashingAware, &view)
+        }
+        // The others learn, and are above.
+        (Learnt::Nothing, _) => policy::ask(&mut policy::simple::Fixed, &view),
     };
     (answered, None)
 }
@@ -468,35 +578,39 @@ pub enum Outcome {
     Moved,
 }
 
-/// Tells what became of `pages` of a block. Only the first thing that becomes of a prefetched page counts; pages that
-/// are not outstanding may be among them.
+/// Tells what became of `pages` of a block where they are, at `at`, or were to come. Only the first thing that becomes of a prefetched page
+/// counts; pages that are not outstanding there may be among them.
 pub fn feedback(
     function: &mut FunctionState,
     block: &mut BlockState,
+    at: Location,
     outcome: Outcome,
     pages: &PageMask,
 ) {
-    let known = block.outstanding.and(pages);
-    if outcome == Outcome::Used {
-        block.recent.observe(block.va_first_page, pages);
+    let known = block.outstanding(at).and(pages);
+    if let (Learnt::Lru(recent), Outcome::Used) = (&mut block.learnt, outcome) {
+        recent.observe(block.va_first_page, pages);
     }
     let leave = matches!(outcome, Outcome::Evicted | Outcome::Moved);
     if known.is_empty() && !leave {
         return;
     }
     let count = known.count();
-    function
-        .auto
-        .observe(&mut block.auto, outcome, pages, &known);
+    match (&mut block.learnt, outcome) {
+        (Learnt::Auto(auto), _) if at == Location::Device => {
+            function.auto.observe(auto, outcome, pages, &known);
+        }
+        (Learnt::Probabilistic(hits), Outcome::Used | Outcome::Late) => hits.observe(count, 0),
+        (Learnt::Probabilistic(hits), Outcome::Evicted | Outcome::Moved) => {
+            hits.observe(0, count);
+        }
+        _ => {}
+    }
     if known.is_empty() {
         return;
     }
-    block.outstanding = block.outstanding.minus(&known);
-    match outcome {
-        Outcome::Used | Outcome::Late => block.hits.observe(count, 0),
-        Outcome::Evicted | Outcome::Moved => block.hits.observe(0, count),
-        Outcome::Dropped => {}
-    }
+    let outstanding = block.outstanding_mut(at);
+    *outstanding = outstanding.minus(&known);
     function.count(block.source, |counters| {
         let counter = match outcome {
             Outcome::Used => &mut counters.used,
@@ -506,6 +620,22 @@ pub fn feedback(
         };
         add(counter, count);
     });
+}
+
+/// Blocks that the caller should look at before it serves a batch of the device's faults, and tell [`seen`]: of pages that came along
+/// to them it is to be known soon whether they were used.
+#[must_use]
+pub fn undecided(function: &mut FunctionState) -> [Option<BlockId>; LOOKS] {
+    function.undecided.take()
+}
+
+/// Tells which pages of the block `at` that are [undecided](BlockState::undecided) have been used by now, as it is seen without a fault. What is told only when they leave again is told too late to learn from: so it should be known of the
+/// [`undecided`] blocks, and of each block before a decision about it.
+pub fn seen(function: &mut FunctionState, block: &mut BlockState, at: BlockId, used: &PageMask) {
+    feedback(function, block, Location::Device, Outcome::Used, used);
+    if !block.undecided().is_empty() {
+        function.undecided.add(at);
+    }
 }
 
 /// What to bring to the device while the link has nothing to do, as far as there are free frames: nothing is evicted for it. `pressure`
@@ -530,7 +660,10 @@ pub fn idle(
 /// What to bring of the neighbouring `block` as `ahead` says, as far as it is elsewhere.
 #[must_use]
 pub fn ahead_pages(block: &BlockState, ahead: &Ahead) -> PageMask {
-    block.auto.of_ahead(&ahead.pages)
+    match &block.learnt {
+        Learnt::Auto(auto) => auto.of_ahead(&ahead.pages),
+        _ => ahead.pages,
+    }
 }
 
 /// Tells that `pages` of the neighbouring `block` are being brought as `ahead` said, or as many of those as are elsewhere: they
@@ -542,8 +675,12 @@ pub fn brought_ahead(
     pages: &PageMask,
 ) {
     if !pages.is_empty() {
-        block.auto.is_at(ahead.block);
-        block.expect(function, Source::Native(Kind::Auto), pages);
+        block.turn_to(function, Kind::Auto);
+        if let Learnt::Auto(auto) = &mut block.learnt {
+            auto.is_at(ahead.block);
+        }
+        let source = Source::Native(Kind::Auto);
+        block.expect(function, source, ahead.block, Location::Device, pages);
     }
 }
 

@@ -27,7 +27,8 @@
 //! they also come when the link has nothing to do ([`FunctionState::idle`]), one after the other.
 //!
 //! It is as good as the caller's accounts: pages that are used but not reported to [`super::super::prefetch::feedback`] look unused,
-//! and the pages that a block is evicted with have to be reported together.
+//! and the pages that a block is evicted with have to be reported together. What is reported late looks unused until then, too:
+//! see [`super::super::prefetch::undecided`].
 //!
 //! The constants were set on `tools/vfetch-sim/matrix/tuning.toml`.
 
@@ -326,6 +327,13 @@ impl FunctionState {
             }
         }
         block.touched = left;
+    }
+
+    /// What was learnt of `block` is forgotten.
+    pub fn forgotten(&mut self, block: &BlockState) {
+        if !block.touched.is_empty() {
+            self.resident = self.resident.saturating_sub(1);
+        }
     }
 
     /// What to expect of a block in `neighbourhood`.

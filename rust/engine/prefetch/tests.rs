@@ -123,7 +123,7 @@ fn params() -> impl Strategy<Value = Params> {
 #[derive(Clone, Debug)]
 enum Step {
     Batch(Params, Box<Given>),
-    Outcome(Outcome, PageMask),
+    Outcome(Location, Outcome, PageMask),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -136,9 +136,11 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         3 => (params(), given()).prop_map(|(params, given)| Step::Batch(params, Box::new(given))),
-        2 => (outcome, mask()).prop_map(|(outcome, pages)| Step::Outcome(outcome, pages)),
+        2 => (location(), outcome, mask()).prop_map(|(at, outcome, pages)| Step::Outcome(at, outcome, pages)),
     ]
 }
+
+const BOTH: [Location; 2] = [Location::Host, Location::Device];
 
 type Pages = BTreeSet<usize>;
 
@@ -151,7 +153,8 @@ fn set(mask: &PageMask) -> Pages {
 struct Model {
     last: Option<Location>,
     count: usize,
-    outstanding: Pages,
+    /// On the host, and on the device.
+    outstanding: [Pages; 2],
     by: Option<Kind>,
     prefetched: u64,
     ended: [u64; 4],
@@ -162,8 +165,10 @@ impl Model {
     /// The hint, given what the tree or the policy wants of the block.
     fn batch(&mut self, params: &Params, given: &Given, wanted: &Pages) -> Pages {
         let faulted = set(&given.case.faulted);
-        for page in &faulted {
-            self.ended[3] += u64::from(self.outstanding.remove(page));
+        for side in BOTH {
+            if given.destination != Some(side.other()) {
+                self.outcome(side, Outcome::Dropped, &given.case.faulted);
+            }
         }
         // 0
         if !params.enabled || given.destination.is_none() {
@@ -198,27 +203,32 @@ impl Model {
         }
         if !hint.is_empty() {
             if self.by != Some(params.policy) {
-                self.changed_hands += self.outstanding.len() as u64;
-                self.outstanding.clear();
+                self.changed_hands += self.all_outstanding();
+                self.outstanding = <[Pages; 2]>::default();
                 self.by = Some(params.policy);
             }
+            let outstanding = &mut self.outstanding[given.destination.unwrap() as usize];
             for page in &hint {
                 if !given.case.resident.contains(*page) {
-                    self.prefetched += u64::from(self.outstanding.insert(*page));
+                    self.prefetched += u64::from(outstanding.insert(*page));
                 }
             }
         }
         hint
     }
 
-    fn outcome(&mut self, outcome: Outcome, pages: &PageMask) {
+    fn all_outstanding(&self) -> u64 {
+        self.outstanding.iter().map(|side| side.len() as u64).sum()
+    }
+
+    fn outcome(&mut self, at: Location, outcome: Outcome, pages: &PageMask) {
         for page in set(pages) {
             // Who moved elsewhere went unused too.
             let ended = match outcome {
                 Outcome::Moved => Outcome::Evicted,
                 other => other,
             };
-            self.ended[ended as usize] += u64::from(self.outstanding.remove(&page));
+            self.ended[ended as usize] += u64::from(self.outstanding[at as usize].remove(&page));
         }
     }
 }
@@ -233,9 +243,9 @@ proptest! {
         let mut model = Model::default();
         for step in &steps {
             match step {
-                Step::Outcome(outcome, pages) => {
-                    feedback(&mut function, &mut block, *outcome, pages);
-                    model.outcome(*outcome, pages);
+                Step::Outcome(at, outcome, pages) => {
+                    feedback(&mut function, &mut block, *at, *outcome, pages);
+                    model.outcome(*at, *outcome, pages);
                 }
                 Step::Batch(params, given) => {
                     let hint = prefetch(params, &mut function, &mut block, &given.batch());
@@ -258,12 +268,15 @@ proptest! {
                     prop_assert_eq!(set(&hint.pages), model.batch(params, given, &wanted), "{:?}", hint.reason);
                 }
             }
-            prop_assert_eq!(set(block.outstanding()), model.outstanding.clone());
+            for at in BOTH {
+                let outstanding = &model.outstanding[at as usize];
+                prop_assert_eq!(&set(block.outstanding(at)), outstanding);
+            }
             let sum = function.all_counters();
             prop_assert_eq!(sum.prefetched, model.prefetched);
             prop_assert_eq!(&[sum.used, sum.late, sum.evicted_unused], &model.ended[..3]);
             prop_assert_eq!(sum.dropped, model.ended[3] + model.changed_hands);
-            prop_assert_eq!(sum.outstanding(), model.outstanding.len() as u64);
+            prop_assert_eq!(sum.outstanding(), model.all_outstanding());
             prop_assert!(sum.hints <= sum.decisions + function.totals().first_touches);
         }
     }
@@ -273,8 +286,8 @@ proptest! {
         let run = || -> Vec<Hint> {
             let (mut function, mut block) = (FunctionState::NEW, BlockState::NEW);
             steps.iter().filter_map(|step| match step {
-                Step::Outcome(outcome, pages) => {
-                    feedback(&mut function, &mut block, *outcome, pages);
+                Step::Outcome(at, outcome, pages) => {
+                    feedback(&mut function, &mut block, *at, *outcome, pages);
                     None
                 }
                 Step::Batch(params, given) => Some(prefetch(params, &mut function, &mut block, &given.batch())),
@@ -687,4 +700,136 @@ fn a_hint_of_another_policy_drops_what_the_one_before_waits_for() {
         function.counters(Source::Native(Kind::Fixed)).prefetched,
         15
     );
+}
+
+/// Always-max brings a block, or the rest of it, to `to`.
+fn brings(function: &mut FunctionState, block: &mut BlockState, kind: Kind, to: Location) {
+    let mut given = plain(Case {
+        threshold: Threshold::ALWAYS,
+        bounds: Bounds::BLOCK,
+        resident: PageMask::EMPTY,
+        faulted: PageIndex::FIRST.region().into(),
+        thrashing: PageMask::EMPTY,
+    });
+    given.destination = Some(to);
+    prefetch(
+        &with(kind, Threshold::ALWAYS),
+        function,
+        block,
+        &given.batch(),
+    );
+}
+
+#[test]
+fn what_pages_did_where_they_were_says_nothing_of_where_they_go() {
+    let (mut function, mut block) = (FunctionState::NEW, BlockState::NEW);
+    let ends = |function: &FunctionState| {
+        let all = function.all_counters();
+        (all.used, all.evicted_unused, all.outstanding())
+    };
+    // The device wants what came along to the host: what became of that is known when the host has it no more.
+    brings(&mut function, &mut block, Kind::AlwaysMax, Location::Host);
+    brings(&mut function, &mut block, Kind::AlwaysMax, Location::Device);
+    assert_eq!(ends(&function), (0, 0, 2 * 511));
+    let half = PageMask::from(Region::new(0, 256).unwrap());
+    let mut tell = |at, outcome, pages: &PageMask| {
+        feedback(&mut function, &mut block, at, outcome, pages);
+        ends(&function)
+    };
+    tell(Location::Host, Outcome::Used, &half);
+    let ended = tell(Location::Host, Outcome::Moved, &PageMask::ALL);
+    assert_eq!(ended, (255, 256, 511));
+    // The same on the device.
+    tell(
+        Location::Device,
+        Outcome::Used,
+        &PageMask::from(Region::new(0, 11).unwrap()),
+    );
+    let ended = tell(Location::Device, Outcome::Evicted, &PageMask::ALL);
+    assert_eq!(ended, (255 + 10, 256 + 501, 0));
+}
+
+#[test]
+fn what_the_host_does_teaches_nothing_of_the_devices_memory() {
+    let (mut function, mut block) = (FunctionState::NEW, BlockState::NEW);
+    brings(&mut function, &mut block, Kind::Auto, Location::Host);
+    let before = function.auto.clone();
+    for outcome in [Outcome::Used, Outcome::Moved, Outcome::Evicted] {
+        feedback(
+            &mut function,
+            &mut block,
+            Location::Host,
+            outcome,
+            &PageMask::ALL,
+        );
+        assert!(function.auto == before, "{outcome:?}");
+    }
+}
+
+#[test]
+fn blocks_are_looked_at_in_turns_until_all_of_them_is_known() {
+    let mut function = FunctionState::NEW;
+    let mut blocks = std::vec![BlockState::NEW; 6];
+    let at = |index: usize| BlockId {
+        space: 0,
+        index: index as u64,
+    };
+    let mut bring = |function: &mut FunctionState, index: usize, kind| {
+        let mut given = plain(Case {
+            threshold: Threshold::ALWAYS,
+            bounds: Bounds::BLOCK,
+            resident: PageMask::EMPTY,
+            faulted: PageIndex::FIRST.region().into(),
+            thrashing: PageMask::EMPTY,
+        });
+        given.destination = Some(Location::Device);
+        // Auto brings all where all has room.
+        given.share = 100;
+        let batch = Batch {
+            block: at(index),
+            ..given.batch()
+        };
+        prefetch(
+            &with(kind, Threshold::ALWAYS),
+            function,
+            &mut blocks[index],
+            &batch,
+        );
+        blocks[index].clone()
+    };
+    let turn = |function: &mut FunctionState| -> Vec<usize> {
+        undecided(function)
+            .into_iter()
+            .flatten()
+            .map(|at| at.index as usize)
+            .collect()
+    };
+    // Nobody learns from it.
+    assert!(bring(&mut function, 0, Kind::AlwaysMax)
+        .undecided()
+        .is_empty());
+    assert_eq!(turn(&mut function), []);
+    for index in 0..6 {
+        assert_eq!(
+            bring(&mut function, index, Kind::Auto).undecided().count(),
+            511
+        );
+    }
+    assert_eq!(turn(&mut function), [0, 1, 2, 3]);
+    let used = |index| {
+        if index == 1 {
+            PageMask::ALL
+        } else {
+            PageMask::EMPTY
+        }
+    };
+    for index in 0..4 {
+        seen(&mut function, &mut blocks[index], at(index), &used(index));
+    }
+    // Of block 1 all is known.
+    assert_eq!(turn(&mut function), [4, 5, 0, 2]);
+    assert_eq!(turn(&mut function), [3]);
+    assert_eq!(turn(&mut function), []);
+    let counters = function.counters(Source::Native(Kind::Auto));
+    assert_eq!((counters.used, counters.outstanding()), (511, 5 * 511));
 }

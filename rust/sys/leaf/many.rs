@@ -175,6 +175,33 @@ impl Leaf {
         remembered
     }
 
+    /// Those of `pages` of `group` that the device has marked as used. The marks stay.
+    pub(crate) fn accessed(&self, group: usize, pages: u64) -> u64 {
+        const GROUP: usize = u64::BITS as usize;
+        const WORD: usize = size_of::<u64>();
+        /// Brings the lowest bit of each byte to the highest byte, in their order.
+        const GATHER: u64 = 0x0102_0408_1020_4080;
+        let (Some((device, address)), Some(marks)) = (&self.attached, &self.marks) else {
+            return 0;
+        };
+        let first = group.saturating_mul(GROUP);
+        let Some(marks) = marks.0.get(first..first.saturating_add(GROUP)) else {
+            return 0;
+        };
+        let at = address.marks.saturating_add(first as u64);
+        // SAFETY: By the invariants they are mapped like this.
+        unsafe { shim::vfetch_dma_sync_for_cpu(as_raw(device), at, GROUP) };
+        let mut accessed = 0;
+        for (number, word) in marks.chunks_exact(WORD).enumerate() {
+            // SAFETY: It is a word of ours, aligned since all marks together are and `first` is the place of one. The device may be
+            // writing its bytes, of which any value is valid.
+            let word = u64::from_le(unsafe { word.as_ptr().cast::<u64>().read_volatile() });
+            let ones = word / u64::from(hw::VFETCH_MARK_ACCESSED) & (u64::MAX / 0xff);
+            accessed |= (ones.wrapping_mul(GATHER) >> (u64::BITS - u8::BITS)) << (number * WORD);
+        }
+        accessed & pages
+    }
+
     /// Those of `pages` of `group` that the device has used since it was last asked. It says so again only after their entries were
     /// invalidated.
     pub(crate) fn take_accessed(&mut self, group: usize, pages: u64) -> u64 {

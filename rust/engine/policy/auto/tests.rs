@@ -51,7 +51,14 @@ impl Machine {
         self.order.push(index);
         if self.order.len() > self.room {
             let (state, resident) = self.blocks.get_mut(&self.order.remove(0)).unwrap();
-            feedback(&mut self.function, state, Outcome::Evicted, resident);
+            let device = Location::Device;
+            feedback(
+                &mut self.function,
+                state,
+                device,
+                Outcome::Evicted,
+                resident,
+            );
             *resident = PageMask::EMPTY;
         }
     }
@@ -63,7 +70,13 @@ impl Machine {
             .entry(index)
             .or_insert((BlockState::NEW, PageMask::EMPTY));
         if resident.intersects(&page) {
-            feedback(&mut self.function, state, Outcome::Used, &page);
+            feedback(
+                &mut self.function,
+                state,
+                Location::Device,
+                Outcome::Used,
+                &page,
+            );
             return None;
         }
         self.faults += 1;
@@ -396,7 +409,14 @@ fn a_page_that_moves_to_the_host_says_nothing_of_memory() {
     let mut machine = Machine::new(Kind::Auto, usize::MAX);
     machine.cost(dense(0..4));
     let (state, resident) = machine.blocks.get_mut(&2).unwrap();
-    feedback(&mut machine.function, state, Outcome::Moved, resident);
+    let device = Location::Device;
+    feedback(
+        &mut machine.function,
+        state,
+        device,
+        Outcome::Moved,
+        resident,
+    );
     *resident = PageMask::EMPTY;
     // It comes back as a whole: memory is not full, and nothing was wasted.
     assert!(machine.touch(2, 0).unwrap().pages.count() > 500);

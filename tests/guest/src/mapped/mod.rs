@@ -191,6 +191,8 @@ pub(crate) fn groups() -> Vec<Group> {
             about: "what the engine decides, seen from outside",
             tests: bounded![60:
                 hints::a_block_is_read_by_as_many_faults_as_the_tree_says,
+                hints::what_comes_along_bit_by_bit_is_counted_once,
+                hints::what_goes_unused_is_told_from_what_was_used,
             ],
         },
         Group {
@@ -229,6 +231,7 @@ pub(crate) fn groups() -> Vec<Group> {
             about: "pages that both sides want (reloads the module)",
             tests: bounded![110:
                 thrashing::a_page_that_both_want_stays_and_is_reached,
+                thrashing::pages_that_are_sent_away_and_come_back_thrash,
                 thrashing::a_pin_ends_after_its_time,
                 thrashing::a_page_that_is_wanted_on_the_device_is_reached_there,
                 thrashing::a_pin_to_the_device_ends_after_its_time,
@@ -288,6 +291,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 waits::a_debugger_holds_nobody_up_for_ever,
                 waits::a_killed_process_does_not_wait_for_what_it_discards,
                 waits::what_a_killed_process_cut_off_is_gone,
+                waits::what_is_asked_for_on_its_way_is_late,
             ],
         },
         Group {

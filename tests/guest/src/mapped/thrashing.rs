@@ -7,7 +7,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure, Result};
-use libvfetch::{Advice, Place, Side, Space, TraceKind};
+use libvfetch::{
+    stamped, Advice, Place, Scope, Side, Space, TraceKind, BLOCK_BYTES, LIMIT_MIN_BYTES,
+};
 
 use rustix::process::Signal;
 
@@ -116,6 +118,34 @@ pub(crate) fn a_page_that_both_want_stays_and_is_reached() -> Result<()> {
         until_pinned(space, mapping)?;
         space.discard(0..PAGE as u64)?;
         same("words", device_finds(space, 0, 1, 7)?, PAGE as u64 / 8)
+    })
+}
+
+/// Making room takes the pages away, and the device takes them back: that is thrashing though no process wants them, and the first that does
+/// waits.
+pub(crate) fn pages_that_are_sent_away_and_come_back_thrash() -> Result<()> {
+    let values = "thrashing_threshold=3 thrashing_lapse_us=5000000 thrashing_pin_lapses=0";
+    with(values, |space, mapping| {
+        space.set_size(BLOCK_BYTES)?;
+        let host = space.limits(Scope::Space)?.host_bytes;
+        device_stamps(space, 0, 300, 1)?;
+        let before = space.stats()?;
+        for _ in 0..5 {
+            // More than may stay: all of it goes, and comes back as it is asked for.
+            space.set_limits(Scope::Space, host, LIMIT_MIN_BYTES)?;
+            space.set_limits(Scope::Space, host, 2 * BLOCK_BYTES)?;
+            same("words", device_finds(space, 0, 300, 1)?, 0)?;
+        }
+        let came_back = space.stats()?;
+        let gone = came_back.evicted_pages - before.evicted_pages;
+        same("pages that went", gone, 5 * 300)?;
+        same("held back", came_back.throttled, before.throttled)?;
+        same("a word", mapping.word(0), stamped(0, 1))?;
+        ensure!(
+            space.stats()?.throttled > came_back.throttled,
+            "it was not noticed that they came and went: {came_back:?}"
+        );
+        Ok(())
     })
 }
 

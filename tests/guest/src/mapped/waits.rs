@@ -260,3 +260,44 @@ pub(crate) fn a_debugger_holds_nobody_up_for_ever() -> Result<()> {
         })
     })
 }
+
+pub(crate) fn what_is_asked_for_on_its_way_is_late() -> Result<()> {
+    leaves_nothing(&vf(1)?, || {
+        under(&vf(1)?, PolicyKind::AlwaysMax, || {
+            let (space, mapping) = mapped(&vf(1)?, 20)?;
+            space.write_all_at(&stamped_bytes(0, 20, 1), 0)?;
+            // The page that is waited for comes first, by itself.
+            let injector = Injector::new()?;
+            let late = Fault::read(hw::VFETCH_FAULT_DELAY).late_by_ms(LONG_MS);
+            injector.arm(1, late.after(1).always())?;
+            let start = space.policy_stats(None)?;
+            mapping.word(0);
+            let late = || -> Result<u64> { Ok(space.policy_stats(None)?.since(&start).late_pages) };
+            same("late pages", late()?, 0)?;
+            thread::scope(|scope| {
+                let loads = [7, 12].map(|page| {
+                    let mapping = &mapping;
+                    scope.spawn(move || mapping.word(page * PAGE))
+                });
+                wait_until("two pages are late", || matches!(late(), Ok(2)))?;
+                injector.clear(1)?;
+                for (page, load) in [7, 12].into_iter().zip(loads) {
+                    let wanted = stamped_bytes(page, 1, 1);
+                    let word = load.join().expect("no panic").to_le_bytes();
+                    model::equal("the word", 0, &word, &wanted[..8])?;
+                }
+                Ok::<_, anyhow::Error>(())
+            })?;
+            for page in [3, 9, 19] {
+                mapping.word(page * PAGE);
+            }
+            let end = 20 * PAGE as u64;
+            space.advise(0..end, Advice::WillNeed(Side::Device))?;
+            let stats = space.policy_stats(None)?.since(&start);
+            same("pages that came along", stats.prefetched_pages, 19)?;
+            let ends = (stats.used_pages, stats.late_pages, stats.unused_pages);
+            same("used, late, unused", ends, (3, 2, 14))?;
+            same("given up", stats.dropped_pages, 0)
+        })
+    })
+}

@@ -225,10 +225,8 @@ impl Machine<'_> {
         self.frameless[queue].push_back(page);
         self.wanting[queue] += 1;
         set(&mut self.blocks[block].coming, page, true);
-        if unused {
-            self.functions[function].counters.unused += 1;
-            self.tell_page_moved(Side::Host, page);
-        }
+        self.functions[function].counters.unused += u64::from(unused);
+        self.tell_page_moved(Side::Host, page);
     }
 
     /// A page that is on its way goes with a higher class: its entries in the queues become stale.

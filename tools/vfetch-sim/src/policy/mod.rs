@@ -116,7 +116,7 @@ pub(crate) trait Prefetcher {
     /// All pages of a block that were on the device have left it, to make room.
     fn evicted(&mut self, _view: &View<'_>, _block: u32, _pages: &Mask) {}
 
-    /// A page has left `view.side`, because the other side wants it.
+    /// A page has left `view.side`, because the other side wants it or it comes along with one that it wants.
     fn moved(&mut self, _view: &View<'_>, _page: u32) {}
 
     /// Answers that were refused as invalid.
