@@ -149,12 +149,12 @@ impl Revocation {
     }
 }
 
-/// Where neighbouring pages are once they have arrived.
+/// Where pages are, in their order, once they have arrived.
 pub(crate) enum Arrival<'a> {
-    /// In frames from this one on.
+    /// In frames that follow one another, from this one on.
     Frames(u32),
-    /// In these pages of host memory.
-    Pages(&'a mut HostPages),
+    /// In these pages of host memory. They were in frames that follow one another, from this one on.
+    Pages(&'a mut HostPages, u32),
 }
 
 /// Keeps pages that were looked up where they are, until dropped: nothing is moved meanwhile.
@@ -515,6 +515,18 @@ impl Pages {
         (Region::clipped(run.first(), run.first() + count), frame)
     }
 
+    /// The first of `pages`, at most `most`, that are in frames that follow one another, and the first frame; or that are in none.
+    pub(crate) fn leading_frames(&self, pages: &PageMask, most: usize) -> (PageMask, Option<u32>) {
+        let frame_of = |page: PageIndex| self.leaf.frame(page.get());
+        let frame = pages.first().and_then(frame_of);
+        let follow = (0u32..)
+            .zip(pages.iter().take(most))
+            .take_while(|(at, page)| {
+                frame_of(*page) == frame.map(|frame| frame.saturating_add(*at))
+            });
+        (follow.map(|(_, page)| page).collect(), frame)
+    }
+
     /// The device may reach those of `pages` that are in frames, from now on.
     fn allow(&mut self, pages: &PageMask, may_write: bool) {
         by_group(pages, |group, pages| {
@@ -783,29 +795,39 @@ impl Pages {
         false
     }
 
-    /// The data of pages in `region`, which are moving in `this`, has arrived at `place`.
-    pub(crate) fn arrive(&mut self, this: &Move, region: Region, place: Arrival<'_>) {
+    /// The data of `pages`, which are moving in `this`, has arrived at `place`.
+    pub(crate) fn arrive(&mut self, this: &Move, pages: &PageMask, place: Arrival<'_>) {
         let step = Page::Moving(this.to.other(), this.id).on(Event::Arrived { id: this.id });
-        let pages = PageMask::from(region);
         let block = &this.block;
-        self.enter(&pages, step.page, block);
-        let range = region.first()..region.outer();
+        let memory = &block.space.function.memory;
+        self.enter(pages, step.page, block);
+        let count = pages.count();
         match place {
             Arrival::Frames(first) => {
-                self.leaf.put_frames(range, first);
-                let memory = &block.space.function.memory;
-                memory.count_pages(self.generation, region.len(), 0);
-            }
-            Arrival::Pages(memory) => {
-                self.free(&pages, false, this.generation, block);
-                for (page, memory) in range.zip(memory.take_all()) {
-                    self.leaf.put(page, Place::Host(memory));
+                let mut frame = first;
+                for run in pages.runs() {
+                    self.leaf.put_frames(run.first()..run.outer(), frame);
+                    // CAST: at most 512.
+                    frame = frame.saturating_add(run.len() as u32);
                 }
+                memory.count_pages(self.generation, count, 0);
+            }
+            Arrival::Pages(arrived, first) => {
+                for run in pages.runs() {
+                    self.leaf.clear(run.first()..run.outer());
+                }
+                for (page, arrived) in pages.iter().zip(arrived.take_all()) {
+                    self.leaf.put(page.get(), Place::Host(arrived));
+                }
+                memory.count_pages(this.generation, 0, count);
+                // CAST: at most 512.
+                let count = count as u32;
+                (block.space).give(FrameRun { first, count }, false, this.generation);
             }
         }
         for action in step.actions.iter() {
             match action {
-                Action::SetEntry(entry) => self.allow(&pages, entry != Entry::ReadOnly),
+                Action::SetEntry(entry) => self.allow(pages, entry != Entry::ReadOnly),
                 Action::Wake => block.touch(),
                 _ => {}
             }

@@ -74,8 +74,9 @@ struct Pieces {
 
 /// What one descriptor moves.
 struct Piece {
-    region: Region,
-    /// The first of the neighbouring frames that it moves to; not used in the other direction.
+    /// They need not be neighbours: a scatter list says where they are in host memory.
+    pages: PageMask,
+    /// The first of the frames that they move to, or from, and that follow one another.
     frame: u32,
     state: State,
 }
@@ -110,8 +111,8 @@ impl Pieces {
     /// The number of the piece that `page` travels in.
     fn find(&mut self, page: PageIndex) -> Option<usize> {
         (0..)
-            .map_while(|index| Some((index, self.get(index)?.region)))
-            .find_map(|(index, region)| region.contains(page).then_some(index))
+            .map_while(|index| Some((index, self.get(index)?.pages.has(page))))
+            .find_map(|(index, found)| found.then_some(index))
     }
 
     /// Makes room for another. ENOMEM.
@@ -323,13 +324,13 @@ impl Move {
         loop {
             let urgent = !first.is_empty();
             let wanted = if urgent { first } else { left };
-            let Some(page) = wanted.first() else {
+            if wanted.is_empty() {
                 break;
-            };
-            match self.submit_run(&wanted, page, urgent, effort) {
-                Ok(region) => {
-                    left.remove(region);
-                    first.remove(region);
+            }
+            match self.submit_some(&wanted, urgent, effort) {
+                Ok(pages) => {
+                    left = left.minus(&pages);
+                    first = first.minus(&pages);
                 }
                 Err(error) => {
                     self.error.store(error.to_errno(), Release);
@@ -365,43 +366,35 @@ impl Move {
         pieces.ended = pieces.ended.or(pages);
     }
 
-    /// Submits a piece of `pages` that begins at `first`, as long as it can be.
-    fn submit_run(
+    /// Submits a piece: the first of `pages`, of which there are some, as many as it can have. Returns which.
+    fn submit_some(
         self: &Arc<Self>,
         pages: &PageMask,
-        first: PageIndex,
         urgent: bool,
         effort: Effort,
-    ) -> Result<Region> {
+    ) -> Result<PageMask> {
         match self.to {
-            Location::Host => self.submit_to_host(pages, first, urgent, effort),
-            Location::Device => self.submit_to_device(pages, first, urgent, effort),
+            Location::Host => self.submit_to_host(pages, urgent, effort),
+            Location::Device => self.submit_to_device(pages, urgent, effort),
         }
     }
 
     fn submit_to_host(
         self: &Arc<Self>,
         pages: &PageMask,
-        first: PageIndex,
         urgent: bool,
         effort: Effort,
-    ) -> Result<Region> {
-        let (run, frame) = self.block.lock().frame_run(pages, first);
-        let region = Region::clipped(run.first(), run.outer().min(run.first() + PIECE_PAGES));
+    ) -> Result<PageMask> {
+        let (pages, frame) = (self.block.lock()).leading_frames(pages, PIECE_PAGES);
         let frame = frame.ok_or(EIO)?;
-        let memory = self.pages_to_fill(region.len(), urgent, effort)?;
+        let memory = self.pages_to_fill(pages.count(), urgent, effort)?;
         // Fewer have come if there is no memory for all.
-        let region = Region::clipped(region.first(), region.first() + memory.len());
+        let pages = pages.leading(memory.len());
         let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::FromDevice)?;
         let device_addr = u64::from(frame) << hw::VFETCH_PAGE_SHIFT;
-        self.push(
-            region,
-            frame,
-            Command::Read { device_addr, host },
-            urgent,
-            effort,
-        )?;
-        Ok(region)
+        let command = Command::Read { device_addr, host };
+        self.push(pages, frame, command, urgent, effort)?;
+        Ok(pages)
     }
 
     /// Up to `most` pages of host memory for what comes. An `urgent` page has contents that somebody waits for: it does not fail. The others are no reason
@@ -434,16 +427,23 @@ impl Move {
     fn submit_to_device(
         self: &Arc<Self>,
         pages: &PageMask,
-        first: PageIndex,
         urgent: bool,
         effort: Effort,
-    ) -> Result<Region> {
-        let (run, _) = pages.leading_run(Region::clipped(first.get(), first.get() + PIECE_PAGES));
+    ) -> Result<PageMask> {
+        let first = pages.first().ok_or(EINVAL)?;
         let space = &self.block.space;
         let generation = space.function.memory.generation();
-        // CAST: at most 512.
-        let most = run.len() as u32;
         let shown = space.window_frame(&self.block, first);
+        let pages = match space.advice.said_of_block(self.block.index) {
+            None => pages.leading(PIECE_PAGES),
+            // Of each run it is asked whether it is to be in the window.
+            Some(_) => {
+                let run = Region::clipped(first.get(), first.get() + PIECE_PAGES);
+                pages.leading_run(run).0.into()
+            }
+        };
+        // CAST: at most 512.
+        let most = pages.count() as u32;
         let frames = match shown.map_or_else(|| space.try_frames(most, Want::Anything), Ok) {
             // What somebody waits for is worth more than that.
             Err(ENOSPC) if urgent || effort != Effort::Gentle => {
@@ -460,26 +460,30 @@ impl Move {
             }
             taken => taken?.run,
         };
-        let region = Region::clipped(run.first(), run.first() + frames.count as usize);
+        let pages = pages.leading(frames.count as usize);
         let submitted: Result = (|| {
-            let mut memory = HostPages::with_capacity(region.len())?;
-            let all = region.first()..region.outer();
-            self.block.lock().leaf.share(all, &mut memory)?;
+            let mut memory = HostPages::with_capacity(frames.count as usize)?;
+            {
+                let locked = self.block.lock();
+                for run in pages.runs() {
+                    locked.leaf.share(run.first()..run.outer(), &mut memory)?;
+                }
+            }
             let host = HostMemory::from_pages(self.hold.clone(), memory, DataDirection::ToDevice)?;
             let device_addr = u64::from(frames.first) << hw::VFETCH_PAGE_SHIFT;
             let command = Command::Write { device_addr, host };
-            self.push(region, frames.first, command, urgent, effort)
+            self.push(pages, frames.first, command, urgent, effort)
         })();
         if submitted.is_err() {
             space.give(frames, false, generation);
         }
-        submitted.map(|()| region)
+        submitted.map(|()| pages)
     }
 
     /// Submits `command` as a piece.
     fn push(
         self: &Arc<Self>,
-        region: Region,
+        pages: PageMask,
         frame: u32,
         mut command: Command<'static, BoundHold>,
         urgent: bool,
@@ -513,7 +517,7 @@ impl Move {
             }
         };
         self.pieces.lock().push(Piece {
-            region,
+            pages,
             frame,
             state: State::Flying(transfer),
         });
@@ -575,11 +579,12 @@ impl Move {
             if left.is_empty() {
                 break;
             }
-            let region = self.pieces.lock().get(index).map(|piece| piece.region);
-            let Some(region) = region else {
+            let pages = self.pieces.lock().get(index).map(|piece| piece.pages);
+            let Some(pages) = pages else {
                 break;
             };
-            if left.remove(region) > 0 {
+            if left.intersects(&pages) {
+                left = left.minus(&pages);
                 self.finish_piece(index);
             }
         }
@@ -678,7 +683,7 @@ impl Move {
             Err(failure) => Some(failure.into()),
         };
         let errno = error.map_or(0, Error::to_errno);
-        let (region, frame) = {
+        let (pages, frame) = {
             // With the lock of the block: whoever finds the pages in another move shall not find them in this one too. And before the block is
             // touched, for those who wait for this.
             let pieces = &mut *self.pieces.lock();
@@ -686,25 +691,24 @@ impl Move {
                 return;
             };
             piece.state = State::Ended(errno);
-            let place = (piece.region, piece.frame);
-            pieces.ended.insert(place.0);
+            let place = (piece.pages, piece.frame);
+            pieces.ended = pieces.ended.or(&place.0);
             place
         };
-        let pages = region.into();
         let what = match error {
             None => hw::VFETCH_TRACE_ARRIVED,
             Some(_) => hw::VFETCH_TRACE_STAYED,
         };
         function.trace.moved(what, self, &pages, errno);
-        let bytes = (region.len() as u64) << hw::VFETCH_PAGE_SHIFT;
+        let bytes = (pages.count() as u64) << hw::VFETCH_PAGE_SHIFT;
         match (error, self.to) {
             (None, Location::Host) => {
                 function.stats.to_host_bytes.add(bytes);
-                locked.arrive(self, region, Arrival::Pages(&mut memory));
+                locked.arrive(self, &pages, Arrival::Pages(&mut memory, frame));
             }
             (None, Location::Device) => {
                 function.stats.to_device_bytes.add(bytes);
-                locked.arrive(self, region, Arrival::Frames(frame));
+                locked.arrive(self, &pages, Arrival::Frames(frame));
             }
             (Some(_), to) => {
                 locked.stay(self, &pages);
@@ -712,7 +716,7 @@ impl Move {
                     // CAST: at most 512.
                     let run = FrameRun {
                         first: frame,
-                        count: region.len() as u32,
+                        count: pages.count() as u32,
                     };
                     self.block.space.give(run, false, self.generation);
                 }

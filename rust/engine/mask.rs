@@ -353,6 +353,22 @@ impl PageMask {
         outer
     }
 
+    /// The first `most` pages of the set; all of them where it has no more.
+    #[must_use]
+    pub fn leading(&self, most: usize) -> Self {
+        let mut words = [0; WORDS];
+        let mut left = most;
+        for (some, all) in words.iter_mut().zip(&self.0) {
+            let mut rest = *all;
+            while rest != 0 && left > 0 {
+                rest &= rest.wrapping_sub(1);
+                left = left.saturating_sub(1);
+            }
+            *some = all ^ rest;
+        }
+        Self(words)
+    }
+
     /// The longest run of pages from the start of `region` that are all in the set or all not, and which.
     ///
     /// An empty region gives an empty run.
@@ -396,6 +412,12 @@ mod tests {
 
     proptest! {
         #![proptest_config(cases(256))]
+
+        #[test]
+        fn the_leading_pages_are_the_first_ones(mask in mask(), most in 0..PAGES + 2) {
+            let first: PageMask = mask.iter().take(most).collect();
+            prop_assert_eq!(mask.leading(most), first);
+        }
 
         #[test]
         fn a_mask_is_a_set(steps in prop::collection::vec((region(), any::<bool>()), 0..20), ask in region()) {
