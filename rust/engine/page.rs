@@ -275,7 +275,7 @@ mod tests {
         for page in 0..=PAGES {
             for word in 0..PAGES / 64 {
                 let bits = (0..64).filter(|bit| word * 64 + bit >= page);
-                let expected = bits.fold(0, |ones, bit| ones | 1 << bit);
+                let expected = bits.fold(0, |ones, bit| ones | (1 << bit));
                 assert_eq!(ones_from(page, word), expected, "{page} {word}");
             }
         }

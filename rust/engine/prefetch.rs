@@ -630,7 +630,7 @@ pub fn undecided(function: &mut FunctionState) -> [Option<BlockId>; LOOKS] {
 }
 
 /// Tells which pages of the block `at` that are [undecided](BlockState::undecided) have been used by now, as it is seen without a fault. What is told only when they leave again is told too late to learn from: so it should be known of the
-/// [`undecided`] blocks, and of each block before a decision about it.
+/// [`undecided()`] blocks, and of each block before a decision about it.
 pub fn seen(function: &mut FunctionState, block: &mut BlockState, at: BlockId, used: &PageMask) {
     feedback(function, block, Location::Device, Outcome::Used, used);
     if !block.undecided().is_empty() {

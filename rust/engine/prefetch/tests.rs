@@ -801,7 +801,7 @@ fn blocks_are_looked_at_in_turns_until_all_of_them_is_known() {
         undecided(function)
             .into_iter()
             .flatten()
-            .map(|at| at.index as usize)
+            .filter_map(|at| usize::try_from(at.index).ok())
             .collect()
     };
     // Nobody learns from it.
@@ -823,8 +823,8 @@ fn blocks_are_looked_at_in_turns_until_all_of_them_is_known() {
             PageMask::EMPTY
         }
     };
-    for index in 0..4 {
-        seen(&mut function, &mut blocks[index], at(index), &used(index));
+    for (index, block) in blocks.iter_mut().enumerate().take(4) {
+        seen(&mut function, block, at(index), &used(index));
     }
     // Of block 1 all is known.
     assert_eq!(turn(&mut function), [4, 5, 0, 2]);

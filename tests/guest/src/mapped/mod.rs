@@ -258,7 +258,7 @@ pub(crate) fn groups() -> Vec<Group> {
         Group {
             name: "mapped-lost",
             about: "resets, unbinding and faults of the device under mappings (x-test=on, VFs, timeout_ms=200)",
-            tests: bounded![60:
+            tests: bounded![150:
                 lost::a_reset_takes_what_the_device_has_and_no_more,
                 lost::a_reset_ends_the_jobs_that_run,
                 lost::random_use_survives_resets,
