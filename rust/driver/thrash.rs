@@ -100,7 +100,8 @@ impl Thrashing {
     ) -> Result<bool> {
         let known: &mut Known = match &mut self.0 {
             Some(known) => known,
-            none @ None => none.insert(KBox::new(Known::NEW, GFP_KERNEL_ACCOUNT)?),
+            // Charged to nobody: a move may be what makes room in a cgroup that is full, and a charge there would kill somebody first.
+            none @ None => none.insert(KBox::new(Known::NEW, GFP_KERNEL)?),
         };
         Ok(known
             .detector
