@@ -414,6 +414,20 @@ mod tests {
         #![proptest_config(cases(256))]
 
         #[test]
+        fn masks_are_equal_where_all_pages_are(mask in mask(), pages in prop::collection::btree_set(0..PAGES, 0..4)) {
+            // In none of them, in one, and in several, in one word or in more.
+            let mut other = mask;
+            for page in pages.iter().filter_map(|page| PageIndex::new(*page)) {
+                if mask.has(page) {
+                    other.take(page);
+                } else {
+                    other.add(page);
+                }
+            }
+            prop_assert_eq!(mask == other, pages.is_empty());
+        }
+
+        #[test]
         fn the_leading_pages_are_the_first_ones(mask in mask(), most in 0..PAGES + 2) {
             let first: PageMask = mask.iter().take(most).collect();
             prop_assert_eq!(mask.leading(most), first);

@@ -194,7 +194,8 @@ fn a_fault_ring_that_stops_begins_anew() -> Result<()> {
             first: 0,
             generation,
         };
-        let job = space.submit(&Task::from(stamp).strands(8).element_ps(1_000_000))?;
+        // Long enough not to be over before we look, however the host schedules the device.
+        let job = space.submit(&Task::from(stamp).strands(8).element_ps(20_000_000))?;
         let end = Instant::now() + ms(60_000) * factor();
         while job
             .wait_for(Some(ms(1)))?
