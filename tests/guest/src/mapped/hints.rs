@@ -135,64 +135,76 @@ pub(crate) fn what_comes_along_bit_by_bit_is_counted_once() -> Result<()> {
 }
 
 pub(crate) fn what_goes_unused_is_told_from_what_was_used() -> Result<()> {
+    /// Pages that find no slot at once stay where they are, now and then: then it is tried again.
+    const TRIES: usize = 5;
     on_pf_and_vf(|function| {
-        on_a_block(function, PolicyKind::AlwaysMax, |space, mapping| {
-            // One fault brings all, ten pages more are used, and it goes because it is wanted elsewhere.
-            let start = space.policy_stats(None)?;
-            let moved = space.stats()?;
-            for page in (0..=100).step_by(10) {
-                device_reads(space, page, 1)?;
+        let mut told = unused_is_told(function);
+        for _ in 1..TRIES {
+            if told.is_err() {
+                told = unused_is_told(function);
             }
-            mapping.word(0);
-            let stats = space.policy_stats(None)?.since(&start);
-            same("decisions", stats.decisions, 2)?;
-            same("pages that came along", stats.prefetched_pages, 2 * 511)?;
-            same("their ends", ends(&stats), [10, 501, 0])?;
-            // The same on the host's side, and it goes to make room there: those of the device's are all the host's by now.
-            for page in (0..=50).step_by(10) {
-                mapping.word(page * PAGE);
-            }
-            space.advise(FIRST, Advice::WillNeed(Side::Device))?;
-            let stats = space.policy_stats(None)?.since(&start);
-            same("their ends", ends(&stats), [15, 501 + 506, 0])?;
-            let now = space.stats()?;
-            let bytes = FIRST.end;
-            same(
-                "moved to the device",
-                now.to_device_bytes - moved.to_device_bytes,
-                2 * bytes,
-            )?;
-            same(
-                "moved to the host",
-                now.to_host_bytes - moved.to_host_bytes,
-                bytes,
-            )?;
-            same("evicted", now.evicted_pages - moved.evicted_pages, 0)
-        })?;
-        on_a_block(function, PolicyKind::AlwaysMax, |space, _| {
-            let start = space.policy_stats(None)?;
-            let moved = space.stats()?;
-            for page in (0..=100).step_by(10) {
-                device_reads(space, page, 1)?;
-            }
-            // As many pages as there may be of it now.
-            let host = space.limits(Scope::Space)?.host_bytes;
-            space.set_limits(Scope::Space, host, LIMIT_MIN_BYTES)?;
-            let stats = space.policy_stats(None)?.since(&start);
-            same("pages that came along", stats.prefetched_pages, 511)?;
-            same("their ends", ends(&stats), [10, 501, 0])?;
-            let now = space.stats()?;
-            same("evictions", now.evictions - moved.evictions, 1)?;
-            same(
-                "evicted",
-                now.evicted_pages - moved.evicted_pages,
-                BLOCK as u64,
-            )?;
-            same(
-                "moved to the host",
-                now.to_host_bytes - moved.to_host_bytes,
-                FIRST.end,
-            )
-        })
+        }
+        told
+    })
+}
+
+fn unused_is_told(function: &Function) -> Result<()> {
+    on_a_block(function, PolicyKind::AlwaysMax, |space, mapping| {
+        // One fault brings all, ten pages more are used, and it goes because it is wanted elsewhere.
+        let start = space.policy_stats(None)?;
+        let moved = space.stats()?;
+        for page in (0..=100).step_by(10) {
+            device_reads(space, page, 1)?;
+        }
+        mapping.word(0);
+        let stats = space.policy_stats(None)?.since(&start);
+        same("decisions", stats.decisions, 2)?;
+        same("pages that came along", stats.prefetched_pages, 2 * 511)?;
+        same("their ends", ends(&stats), [10, 501, 0])?;
+        // The same on the host's side, and it goes to make room there: those of the device's are all the host's by now.
+        for page in (0..=50).step_by(10) {
+            mapping.word(page * PAGE);
+        }
+        space.advise(FIRST, Advice::WillNeed(Side::Device))?;
+        let stats = space.policy_stats(None)?.since(&start);
+        same("their ends", ends(&stats), [15, 501 + 506, 0])?;
+        let now = space.stats()?;
+        let bytes = FIRST.end;
+        same(
+            "moved to the device",
+            now.to_device_bytes - moved.to_device_bytes,
+            2 * bytes,
+        )?;
+        same(
+            "moved to the host",
+            now.to_host_bytes - moved.to_host_bytes,
+            bytes,
+        )?;
+        same("evicted", now.evicted_pages - moved.evicted_pages, 0)
+    })?;
+    on_a_block(function, PolicyKind::AlwaysMax, |space, _| {
+        let start = space.policy_stats(None)?;
+        let moved = space.stats()?;
+        for page in (0..=100).step_by(10) {
+            device_reads(space, page, 1)?;
+        }
+        // As many pages as there may be of it now.
+        let host = space.limits(Scope::Space)?.host_bytes;
+        space.set_limits(Scope::Space, host, LIMIT_MIN_BYTES)?;
+        let stats = space.policy_stats(None)?.since(&start);
+        same("pages that came along", stats.prefetched_pages, 511)?;
+        same("their ends", ends(&stats), [10, 501, 0])?;
+        let now = space.stats()?;
+        same("evictions", now.evictions - moved.evictions, 1)?;
+        same(
+            "evicted",
+            now.evicted_pages - moved.evicted_pages,
+            BLOCK as u64,
+        )?;
+        same(
+            "moved to the host",
+            now.to_host_bytes - moved.to_host_bytes,
+            FIRST.end,
+        )
     })
 }
