@@ -135,7 +135,7 @@ pub(crate) fn what_comes_along_bit_by_bit_is_counted_once() -> Result<()> {
 }
 
 pub(crate) fn what_goes_unused_is_told_from_what_was_used() -> Result<()> {
-    /// Pages that find no slot at once stay where they are, now and then: then it is tried again.
+    /// Now and then the last piece of a block stays where it is, and is told as dropped. Why is not known yet; until it is, another try decides.
     const TRIES: usize = 5;
     on_pf_and_vf(|function| {
         let mut told = unused_is_told(function);
